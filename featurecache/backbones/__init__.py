@@ -1,0 +1,108 @@
+"""Frozen models: images in, the features of every layer out.
+
+A file of this room answers `build(model_id, *, options) -> Backbone`; users name it `SOURCE:MODEL_ID`, for example
+`timm:vit_tiny_patch16_224`, `demo`, or `python:package.module:function`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from featurecache.features import Layer
+from featurecache.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+BACKBONES = Registry("backbone source", "featurecache.backbones")
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneOptions:
+    """How a backbone is to be built; the same names on the command line, in YAML and here."""
+
+    weights: str | None = None
+    """A file (.safetensors, or a .pth/.pt/.bin state dict), or "random:SEED"; None takes the weights that the name stands for."""
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the architecture, e.g. {"pad_type": "same"}."""
+    transform: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides of the preprocessing: mean, std, size, crop, interpolation."""
+    image_size: int | None = None
+    """Side of the input in pixels; None takes the model's own."""
+    norm: Literal["final", "none"] = "final"
+    """Whether layers of the final width pass through the model's final norm."""
+    precision: Precision = "fp32"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which features one forward pass is to give."""
+
+    layers: tuple[int, ...] = ()
+    """Layer indices, ascending."""
+    tokens: tuple[str, ...] = ()
+    """Kinds: "cls", "mean", "patch-grid:K"; one set of arrays each."""
+    embedding: bool = True
+    logits: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Backbone:
+    """A frozen feature extractor, with what is needed to call it and to recognise its features later."""
+
+    name: str
+    """Resolved name, e.g. "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"."""
+    module: nn.Module
+    """In eval mode, without gradients, on `device`."""
+    transform: Callable[[Image], Tensor]
+    """RGB image -> (3, H, W) float32."""
+    input_size: tuple[int, int, int]
+    """(3, H, W)."""
+    dim: int
+    """D of the embedding (pooled, pre-logits)."""
+    layers: tuple[Layer, ...]
+    """Every layer that the model has."""
+    tokens: tuple[str, ...]
+    """Kinds of token it can give; the first is what `auto` means."""
+    forward: Callable[[Tensor, Request], dict[str, Tensor]]
+    """(B, 3, H, W) on `device` and a request -> arrays by store name, (B, D) each; see `Request`."""
+    num_logits: int
+    """Classes of the model's own head; 0 where it has none."""
+    device: torch.device
+    identity: Mapping[str, Any]
+    """Changes whenever the features would: name, architecture, activation, weights digest, transform, norm, precision."""
+    origin: Mapping[str, Any]
+    """What `load_backbone` needs to build it again; recorded, never compared."""
+
+
+class BuildBackbone(Protocol):
+    """What `build` in every file of this room must accept."""
+
+    def __call__(self, model_id: str, *, options: BackboneOptions) -> Backbone:
+        """Build the model.
+
+        Raises:
+            UnknownNameError: no such model; names the nearest.
+            WeightsError: the weights are missing, unsafe, or of another architecture.
+            BackboneError, ConfigError: an option that this model cannot take.
+        """
+
+
+def load_backbone(name: str, options: BackboneOptions | None = None) -> Backbone:
+    """Build the backbone called `SOURCE:MODEL_ID`; a bare timm model name is accepted.
+
+    Raises:
+        UnknownNameError, WeightsError, BackboneError, ConfigError, DeviceError.
+    """
+    source, colon, model_id = name.partition(":")
+    if not colon and source.replace("-", "_") not in BACKBONES.names():
+        source, model_id = "timm", name
+    built: Backbone = BACKBONES.load(source).build(model_id, options=options or BackboneOptions())
+    return built

@@ -1,0 +1,149 @@
+"""Checking what users typed: configs and options, every problem at once, before anything is built."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from featurecache.errors import ConfigError
+from featurecache.registry import nearest, plain
+
+T = TypeVar("T")
+
+
+def check(*conditions: tuple[bool, str]) -> None:
+    """Raise one `ConfigError` with the message of every condition that is false."""
+    problems = [message for holds, message in conditions if not holds]
+    if problems:
+        raise ConfigError(problems)
+
+
+def config_from(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Build the config dataclass `cls` from names and values as a YAML file or a command line gives them.
+
+    Raises:
+        ConfigError: lists unknown names, missing names, wrong types and refused values together.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    given, problems = _typed(values, {name: hints[name] for name in fields}, f"{cls.__name__}")
+    required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    named = {plain(name) for name in values}
+    missing = sorted(required - named)
+    problems += [f"{name} is required" for name in missing]
+    if required <= set(given):
+        try:
+            config = cls(**given)
+        except ConfigError as refused:
+            problems += refused.problems
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def bind_options(function: Callable[..., Any], options: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return `options` with the types of the keyword-only parameters of `function`.
+
+    Raises:
+        ConfigError: lists every unknown name, missing name and wrong type; `what` names the owner, e.g. "head lfa".
+    """
+    hints = typing.get_type_hints(function)
+    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    given, problems = _typed(options, {p.name: hints.get(p.name, Any) for p in keywords}, what)
+    named = {plain(name) for name in options}
+    absent = [p.name for p in keywords if p.default is p.empty and p.name not in named]
+    problems += [f"{what} needs the option {name}" for name in absent]
+    if problems:
+        raise ConfigError(problems)
+    return given
+
+
+def _typed(values: Mapping[str, Any], hints: Mapping[str, Any], what: str) -> tuple[dict[str, Any], list[str]]:
+    given: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in values.items():
+        key = plain(name)
+        if key not in hints:
+            known = ", ".join(sorted(hints)) or "none"
+            problems.append(f"{what} has no option {name!r}.{nearest(key, list(hints))} Known: {known}")
+            continue
+        try:
+            given[key] = coerce(value, hints[key])
+        except (TypeError, ValueError):
+            problems.append(f"{name} must be {describe(hints[key])}, got {value!r}")
+    return given, problems
+
+
+def describe(hint: Any) -> str:
+    """Return a type annotation in words for messages."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(str(a) for a in get_args(hint))
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(a) for a in get_args(hint))
+    if origin is tuple:
+        return f"a list of {describe(get_args(hint)[0])}"
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    return names.get(hint, "nothing" if hint is type(None) else str(getattr(hint, "__name__", hint)))
+
+
+def coerce(value: Any, hint: Any) -> Any:
+    """Return `value` as the annotated type.
+
+    Raises:
+        TypeError, ValueError: it cannot be read as that type without loss.
+    """
+    origin = get_origin(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _first_that_fits(value, get_args(hint))
+    if origin is Literal:
+        return _literal(value, get_args(hint))
+    if origin is tuple:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(coerce(item, get_args(hint)[0]) for item in items)
+    if origin in (dict, Mapping) or (origin is not None and issubclass(origin, Mapping)):
+        return dict(value)
+    return _scalar(value, hint)
+
+
+def _first_that_fits(value: Any, hints: tuple[Any, ...]) -> Any:
+    if value is None and type(None) in hints:
+        return None
+    for hint in hints:
+        if hint is type(None):
+            continue
+        try:
+            return coerce(value, hint)
+        except (TypeError, ValueError):
+            continue
+    raise TypeError(value)
+
+
+def _literal(value: Any, allowed: tuple[Any, ...]) -> Any:
+    for choice in allowed:
+        if value == choice or (isinstance(value, str) and plain(value) == plain(str(choice))):
+            return choice
+    raise ValueError(value)
+
+
+def _scalar(value: Any, hint: Any) -> Any:
+    if hint is bool:
+        if isinstance(value, str) and value.lower() in ("true", "yes", "on", "false", "no", "off"):
+            return value.lower() in ("true", "yes", "on")
+        if isinstance(value, bool):
+            return value
+        raise TypeError(value)
+    if isinstance(value, bool) or value is None:
+        raise TypeError(value)
+    if hint is int and isinstance(value, float) and value != int(value):
+        raise ValueError(value)
+    if hint is str and not isinstance(value, (str, int, float)):
+        raise TypeError(value)
+    return hint(value)

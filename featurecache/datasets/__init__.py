@@ -1,0 +1,103 @@
+"""Images in: one grammar for every place that images come from.
+
+A file of this room answers `open(spec, ...) -> ImageDataset`; the file name is the prefix that users type
+(`digits`, `image_folder:PATH`), and a plain path is recognised by what lies there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from featurecache.errors import ConfigError
+from featurecache.features import Task
+from featurecache.registry import Registry
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DATASETS = Registry("data set", "featurecache.datasets")
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RowTable:
+    """What is known of every row before any image is opened. Row i is sample i of the data set, for ever."""
+
+    sample_id: Sequence[str]
+    """N stable, unique names: the path relative to the root, or a key."""
+    target: npt.NDArray[Any]
+    """(N,) int64 class, (N, K) uint8 multi-label or (N, K) float32 regression; -1 or NaN: unlabelled."""
+    split: Sequence[str]
+    """N of "train", "val", "test"; "" where the data has no labels to split by."""
+    domain: Sequence[str]
+    """N domain names, "" where there are none."""
+    group: Sequence[str]
+    """N group keys (patient, product, photograph): samples that must not be separated; "" where there are none."""
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ImageDataset:
+    """A data set: its table, and how to read one image of it."""
+
+    name: str
+    """Short name for tables, e.g. "cifar10_5k"."""
+    spec: str
+    """What `open_dataset` needs to open it again."""
+    table: RowTable
+    class_names: tuple[str, ...]
+    task: Task
+    read: Callable[[int], Image]
+    """Row -> decoded RGB image. Safe to call from several threads; raises `UnreadableSampleError`."""
+    identity: Mapping[str, Any]
+    """Changes whenever ids, targets, sizes or splits would: the fingerprint and the rule of the split."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+class OpenDataset(Protocol):
+    """What `open` in every file of this room must accept."""
+
+    def __call__(self, spec: str, *, split_seed: int = 0) -> ImageDataset:
+        """Open the data set that `spec` (without the prefix) names.
+
+        Raises:
+            DatasetNotFoundError: nothing is there.
+            DatasetError: it cannot be a data set; the message lists every problem found.
+        """
+
+
+def open_dataset(spec: str | Path, *, split_seed: int = 0) -> ImageDataset:
+    """Open `spec`: a folder, a `.zip`/`.tar` of one, or `NAME[:ARGUMENT]` for a file of this room.
+
+    Rows without a split are divided 80/20 into train and test by a digest of the sample id, and 10 % of train becomes
+    val likewise; adding samples moves none of the others.
+
+    Raises:
+        DatasetNotFoundError, DatasetError, UnknownNameError.
+    """
+    name, argument = _resolve(str(spec))
+    opened: ImageDataset = DATASETS.load(name).open(argument, split_seed=split_seed)
+    return opened
+
+
+def _resolve(spec: str) -> tuple[str, str]:
+    prefix, colon, argument = spec.partition(":")
+    path = Path(spec)
+    if not path.exists() and prefix.replace("-", "_") in DATASETS.names():
+        return prefix, argument
+    if path.is_file() or spec.endswith((".zip", ".tar", ".tar.gz", ".tgz")):
+        return "archive", spec
+    if path.is_dir() or "/" in spec or not colon:
+        return "image_folder", spec
+    raise ConfigError([f"{spec!r} is neither a path nor NAME:ARGUMENT with NAME one of {', '.join(DATASETS.names())}"])

@@ -1,0 +1,100 @@
+"""The errors users meet: each says what was seen, why it is wrong, and the way out.
+
+Every error is a `FeatureCacheError` and also the built-in that general code would catch. The command line prints the
+message and leaves with `exit_code`; anything that is not a `FeatureCacheError` is a defect of ours and keeps its traceback.
+"""
+
+
+class FeatureCacheError(Exception):
+    """Root of the errors that we explain."""
+
+    exit_code = 1
+    __str__ = Exception.__str__  # KeyError would print its message in quotes
+
+
+class ConfigError(FeatureCacheError, ValueError):
+    """Settings that cannot work; the message lists every problem."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        count = f"{len(problems)} problems:\n  - " if len(problems) > 1 else ""
+        super().__init__(count + "\n  - ".join(problems))
+
+    def __reduce__(self) -> tuple[type, tuple[list[str]]]:
+        return type(self), (self.problems,)
+
+
+class UnknownNameError(FeatureCacheError, KeyError):
+    """A name that no file of the room answers to."""
+
+
+class DatasetError(FeatureCacheError, ValueError):
+    """A data set that cannot be used as asked."""
+
+
+class DatasetNotFoundError(DatasetError, FileNotFoundError):
+    """No data set where one was named."""
+
+
+class UnreadableSampleError(DatasetError, OSError):
+    """An image that cannot be decoded; names the sample and the reason."""
+
+    def __init__(self, sample_id: str, reason: str) -> None:
+        self.sample_id, self.reason = sample_id, reason
+        super().__init__(
+            f"cannot read {sample_id!r}: {reason}. Repair or remove the file, "
+            "or give --on-error skip: its row stays, marked as skipped, and no other row moves."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.sample_id, self.reason)
+
+
+class BackboneError(FeatureCacheError, ValueError):
+    """A backbone that cannot be built or asked for what was asked."""
+
+
+class WeightsError(BackboneError):
+    """Weights that are missing, unsafe to read, or of another architecture."""
+
+
+class FeatureValueError(FeatureCacheError, ValueError):
+    """Features that must not be stored: NaN, infinite, or beyond the store's dtype."""
+
+
+class StoreError(FeatureCacheError, ValueError):
+    """A feature store that cannot be used as asked."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """No store where one was named."""
+
+
+class StoreMismatchError(StoreError):
+    """A store of another identity; the message names each field that differs."""
+
+
+class StoreContentsError(StoreError):
+    """A store of the right identity that lacks rows, layers or tokens."""
+
+
+class StoreDamagedError(StoreError, OSError):
+    """Bytes on disk that are not the bytes that were committed."""
+
+
+class StoreBusyError(StoreError):
+    """A store that another process is writing."""
+
+
+class DeviceError(FeatureCacheError, RuntimeError):
+    """A device that is absent, or too small for what was asked."""
+
+
+class RunError(FeatureCacheError, ValueError):
+    """A run folder that is missing, incomplete, or holds another run."""
+
+
+class InterruptedRunError(FeatureCacheError):
+    """The user stopped a run that can go on later."""
+
+    exit_code = 75

@@ -1,0 +1,134 @@
+"""The language of the project: layers, tokens, batches of features, and the header that says what a store holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FORMAT_VERSION = 1
+"""Raise it when a reader of the old version would misread a new store; keep the old one readable."""
+
+DTYPES: Mapping[str, str] = {"float16": "float16", "bfloat16": "uint16", "float32": "float32"}
+"""Logical dtype of features -> dtype of the array on disk (bfloat16 is not a Zarr dtype)."""
+
+Task = Literal["classification", "multilabel", "regression"]
+
+
+def layer_array(token: str, index: int) -> str:
+    """Return the name of a layer's array, e.g. `layers/cls/03`."""
+    return f"layers/{token}/{index:02d}"
+
+
+def parse_layer_array(name: str) -> tuple[str, int] | None:
+    """Return (token, index) of a layer's array name, or None for any other array."""
+    parts = name.split("/")
+    return (parts[1], int(parts[2])) if len(parts) == 3 and parts[0] == "layers" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of a backbone: a block of a ViT or Mixer, a stage of a CNN or Swin."""
+
+    index: int
+    """Position in the library's `forward_intermediates`, 0-based."""
+    width: int
+    """D of this layer."""
+    norm: str
+    """What was applied to its tokens: "norm", "fc_norm", or "none" (raw)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """One array of features: rows first, then views, then `tail`."""
+
+    name: str
+    tail: tuple[int, ...]
+    """Shape of one row of one view: (D,) or (G, D) or (T, D)."""
+    dtype: str
+    """Logical dtype: float16, bfloat16 or float32."""
+
+    @property
+    def storage_dtype(self) -> np.dtype[Any]:
+        """dtype of the bytes on disk, little-endian."""
+        return np.dtype(DTYPES[self.dtype]).newbyteorder("<")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of one view."""
+        return int(np.prod(self.tail, dtype=np.int64)) * self.storage_dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureBatch:
+    """B rows of features with what is known of them. Arrays are torch tensors, (B, ...) each, named as in the store."""
+
+    rows: npt.NDArray[np.int64]
+    """(B,) row numbers in the data set."""
+    sample_ids: Sequence[str]
+    targets: Any
+    """(B,) int64 class; (B, K) uint8 multi-label; (B, K) float32 regression. -1 or NaN: unlabelled."""
+    arrays: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a store holds, and what made it."""
+
+    backbone: Mapping[str, Any]
+    """Identity of the features: name, architecture, activation, weights, transform, norm, precision, batch_size."""
+    dataset: Mapping[str, Any]
+    """Identity of the data set: name, fingerprint, split rule."""
+    rows: int
+    views: int
+    task: Task
+    class_names: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    tokens: tuple[str, ...]
+    arrays: tuple[ArraySpec, ...]
+    format_version: int = FORMAT_VERSION
+
+    def array(self, name: str) -> ArraySpec:
+        """Return the spec of one array.
+
+        Raises:
+            KeyError: the store has no such array.
+        """
+        return {spec.name: spec for spec in self.arrays}[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; `from_json` is the inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Header:
+        """Build a header from what `to_json` returned, possibly after a trip through JSON."""
+        plain = dict(value)
+        plain["class_names"] = tuple(plain["class_names"])
+        plain["tokens"] = tuple(plain["tokens"])
+        plain["layers"] = tuple(Layer(**layer) for layer in plain["layers"])
+        plain["arrays"] = tuple(ArraySpec(a["name"], tuple(a["tail"]), a["dtype"]) for a in plain["arrays"])
+        return cls(**plain)
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Return (field, value in `ours`, value in `theirs`) wherever two nested identities differ, by dotted field name."""
+    found: list[tuple[str, Any, Any]] = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif _plain(a) != _plain(b):
+            found.append((f"{prefix}{key}", a, b))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

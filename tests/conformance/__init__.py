@@ -1,0 +1,1 @@
+"""Comparisons with the recorded numbers of the original implementations."""
