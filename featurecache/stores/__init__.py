@@ -1,0 +1,83 @@
+"""Features on disk: chunked, checksummed, real only when committed.
+
+A file of this room is one format; it names its `SUFFIXES` and answers `create` and `open`. The contract has one form for
+start, resume, repair and extension: ask what is `missing`, `write` it, `commit`; rows are real only from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy.typing as npt
+
+from featurecache.errors import ConfigError
+from featurecache.features import Header
+from featurecache.registry import Registry
+
+if TYPE_CHECKING:
+    from featurecache.datasets import RowTable
+
+STORES = Registry("store format", "featurecache.stores")
+
+
+class FeatureStore(Protocol):
+    """One backbone over one data set, as readers and writers of every format see it."""
+
+    path: Path
+    header: Header
+
+    def table(self) -> RowTable:
+        """Return the row table; read once, then kept."""
+
+    def status(self) -> npt.NDArray[Any]:
+        """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
+
+    def missing(self, arrays: Sequence[str] | None = None) -> list[range]:
+        """Return the rows that are not committed in every one of `arrays` (None: all), ascending and disjoint."""
+
+    def write(self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str]) -> None:
+        """Take the values of consecutive rows, (B, V, ...) each in storage dtype; not real before `commit`."""
+
+    def commit(self) -> None:
+        """Make everything written so far durable, in all arrays at once."""
+
+    def finish(self) -> None:
+        """Seal a store in which nothing is missing; its files are then a function of its content alone."""
+
+    def read(self, array: str, rows: npt.NDArray[np.int64] | slice, view: int = 0) -> npt.NDArray[Any]:
+        """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked."""
+
+    def mapped(self, array: str, view: int = 0) -> npt.NDArray[Any] | None:
+        """Return all N rows as one array over the mapped chunk files, or None where chunks cannot be mapped in a row."""
+
+    def close(self) -> None:
+        """Release files and the writer's lock."""
+
+
+def open_store(path: str | Path, *, writable: bool = False) -> FeatureStore:
+    """Open the store at `path`; the suffix names the format.
+
+    Raises:
+        StoreNotFoundError, StoreDamagedError, StoreError (a newer format), StoreBusyError (writable, and being written).
+    """
+    opened: FeatureStore = _format(Path(path)).open(Path(path), writable=writable)
+    return opened
+
+
+def create_store(path: str | Path, header: Header, table: RowTable, *, chunk_multiple: int) -> FeatureStore:
+    """Create an empty store, open for writing; chunks hold a multiple of `chunk_multiple` rows.
+
+    Raises:
+        StoreError: something is there already.
+    """
+    created: FeatureStore = _format(Path(path)).create(Path(path), header, table, chunk_multiple=chunk_multiple)
+    return created
+
+
+def _format(path: Path) -> Any:
+    formats = {suffix: name for name in STORES.names() for suffix in STORES.load(name).SUFFIXES}
+    if path.suffix not in formats:
+        raise ConfigError([f"{path} must end in one of {', '.join(sorted(formats))}: the suffix names the store's format"])
+    return STORES.load(formats[path.suffix])

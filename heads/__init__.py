@@ -1,0 +1,46 @@
+"""Light heads: features in, logits out. One file per head; the file name is the head's name.
+
+A file of this room defines `CONSUMES`, saying which layers it reads when the user names none ("last" or "all"), and
+`build(spec, *, options) -> nn.Module` with keyword-only options that have defaults. The module's `forward` takes the
+mapping of arrays that a `FeatureBatch` carries, (B, D) each in float32, and returns (B, C) logits. A head with a closed
+form also has `solve(batches)`, given an iterable of training batches that can be walked more than once.
+The same heads serve cached and online training: nothing here knows where its features come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from featurecache.features import Task
+from featurecache.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+HEADS = Registry("head", "heads")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class HeadSpec:
+    """What a head is built for: the arrays it reads, in order, and what it is to say about them."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    """Array name -> shape of one row, (D,); the order is shallow to deep."""
+    num_classes: int
+    """C outputs: classes, or target columns."""
+    task: Task = "classification"
+    combine: Literal["concat", "mean"] = "concat"
+    """How a head that reads one vector joins several arrays."""
+    statistics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Array name -> (mean, standard deviation) over the training rows, (D,) float32 each; absent: used as they are."""
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    """Class-level arrays of the source, e.g. text embeddings (C, P, E)."""
+
+
+class BuildHead(Protocol):
+    """What `build` in every file of this room must accept."""
+
+    def __call__(self, spec: HeadSpec, **options: Any) -> nn.Module:
+        """Build the head with values drawn from torch's global generator."""
