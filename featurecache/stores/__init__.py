@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from featurecache.errors import ConfigError
@@ -27,6 +28,12 @@ class FeatureStore(Protocol):
 
     path: Path
     header: Header
+    finished: bool
+    """Whether the store is sealed."""
+    uncommitted: int
+    """Rows written since the last commit."""
+    interrupted_at: int
+    """Row up to which an earlier, unfinished writer had begun to compute; 0 where there was none."""
 
     def table(self) -> RowTable:
         """Return the row table; read once, then kept."""
@@ -36,6 +43,9 @@ class FeatureStore(Protocol):
 
     def missing(self, arrays: Sequence[str] | None = None) -> list[range]:
         """Return the rows that are not committed in every one of `arrays` (None: all), ascending and disjoint."""
+
+    def begin(self, rows: range) -> None:
+        """Note that `rows` are being computed, so that a later writer can say what a crash cost."""
 
     def write(self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str]) -> None:
         """Take the values of consecutive rows, (B, V, ...) each in storage dtype; not real before `commit`."""
@@ -79,5 +89,7 @@ def create_store(path: str | Path, header: Header, table: RowTable, *, chunk_mul
 def _format(path: Path) -> Any:
     formats = {suffix: name for name in STORES.names() for suffix in STORES.load(name).SUFFIXES}
     if path.suffix not in formats:
-        raise ConfigError([f"{path} must end in one of {', '.join(sorted(formats))}: the suffix names the store's format"])
+        raise ConfigError(
+            [f"{path} must end in one of {', '.join(sorted(formats))}: the suffix names the store's format"]
+        )
     return STORES.load(formats[path.suffix])

@@ -52,7 +52,9 @@ def read_records(path: Path) -> tuple[list[Record], int]:
             records.append(record)
             size += len(line)
     if not records:
-        raise StoreDamagedError(f"{path} holds no readable record, so nothing in this store can be trusted. Extract it again.")
+        raise StoreDamagedError(
+            f"{path} holds no readable record, so nothing in this store can be trusted. Extract it again."
+        )
     return records, size
 
 

@@ -37,9 +37,7 @@ def can_map(file_bytes: int, files: int) -> bool:
     return os.name == "posix" and file_bytes % mmap.PAGESIZE == 0 and 0 < files <= MOST_FILES
 
 
-def map_files(
-    paths: Sequence[Path], file_bytes: int, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> npt.NDArray[Any]:
+def map_files(paths: Sequence[Path], file_bytes: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Return one array of `shape` over the files in order; a file that does not exist reads as zeros.
 
     Pages are private: writing to the array changes no file. The mapping is undone when the array is collected.

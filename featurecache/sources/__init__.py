@@ -1,0 +1,27 @@
+"""Features to train on: batches of the same form, whether they come from a store or from images through a backbone.
+
+A file of this room offers a class with this contract; a head or a training loop never learns which one it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, Protocol
+
+from featurecache.features import FeatureBatch
+
+Order = Literal["sequential", "shuffled", "blocks"]
+"""Rows as they lie; a new permutation per seed; or permuted blocks of neighbouring rows, for stores larger than RAM."""
+
+
+class FeatureSource(Protocol):
+    """Yields `FeatureBatch`es of torch tensors: (B, D) float32 arrays, targets (B,) int64 or (B, K)."""
+
+    def __len__(self) -> int:
+        """Return the number of rows of one pass."""
+
+    def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
+        """Yield every row once; the order is a fixed function of `order` and `seed`."""
+
+    def walk(self, batch_size: int) -> Iterable[FeatureBatch]:
+        """Return an iterable of sequential batches that can be walked more than once."""

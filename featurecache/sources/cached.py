@@ -1,0 +1,127 @@
+"""Rows of a store as training batches, gathered straight from the mapped chunks; touches no image and no backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from featurecache.errors import StoreContentsError
+from featurecache.features import FeatureBatch
+from featurecache.seeding import generator
+from featurecache.sources import Order
+from featurecache.stores import FeatureStore
+
+BLOCK = 4096
+"""Neighbouring rows that stay together in the order "blocks"."""
+POOL = 16
+"""Blocks that are shuffled into each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """Sequential batches of a source; every iteration starts again."""
+
+    source: CachedSource
+    batch_size: int
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        return self.source.batches(self.batch_size)
+
+
+class CachedSource:
+    """Some rows and some arrays of one store."""
+
+    def __init__(self, store: FeatureStore, arrays: Sequence[str], rows: npt.NDArray[np.int64]) -> None:
+        self.store, self.arrays, self.rows = store, tuple(arrays), rows
+        self._values = {name: self._tensor(name) for name in arrays}
+        table = store.table()
+        self._targets = torch.from_numpy(np.asarray(table.target))
+        self._ids = np.asarray(table.sample_id)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _tensor(self, name: str) -> Tensor | None:
+        mapped = self.store.mapped(name)
+        return None if mapped is None else _torch(mapped, self.store.header.array(name).dtype)
+
+    def gather(self, name: str, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return (B, ...) values of one array, float32."""
+        values = self._values[name]
+        if values is None:
+            read = self.store.read(name, rows)
+            return _torch(read, self.store.header.array(name).dtype).float()
+        return values.index_select(0, torch.from_numpy(rows)).float()
+
+    def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
+        """Yield every row once; see `FeatureSource`."""
+        rows = _ordered(self.rows, order, seed)
+        for start in range(0, len(rows), batch_size):
+            yield self.batch(rows[start : start + batch_size])
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> FeatureBatch:
+        """Return the given rows as one batch."""
+        arrays = {name: self.gather(name, rows) for name in self.arrays}
+        return FeatureBatch(rows, self._ids[rows], self._targets.index_select(0, torch.from_numpy(rows)), arrays)
+
+    def walk(self, batch_size: int) -> Walk:
+        """Return sequential batches that can be walked more than once."""
+        return Walk(self, batch_size)
+
+    def statistics(self, batch_size: int = 4096) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return array -> (mean, standard deviation) over the rows, (D,) float32, summed in float64 around the first row."""
+        origin = {name: self.gather(name, self.rows[:1]).double() for name in self.arrays}
+        sums = {name: torch.zeros_like(first[0]) for name, first in origin.items()}
+        squares = {name: torch.zeros_like(first[0]) for name, first in origin.items()}
+        for batch in self.batches(batch_size):
+            for name, values in batch.arrays.items():
+                centred = values.double() - origin[name]
+                sums[name] += centred.sum(0)
+                squares[name] += centred.square().sum(0)
+        return {name: _moments(origin[name][0], sums[name], squares[name], len(self)) for name in self.arrays}
+
+
+def split_rows(store: FeatureStore, *splits: str) -> npt.NDArray[np.int64]:
+    """Return the committed, readable rows of the given splits, ascending.
+
+    Raises:
+        StoreContentsError: rows are missing from the store, so that a split would silently be a part of itself.
+    """
+    gaps = store.missing()
+    if gaps:
+        raise StoreContentsError(
+            f"{store.path} is not finished: {sum(map(len, gaps))} of {store.header.rows} rows are not committed. "
+            "Run the same extract-features command again; it goes on where it stopped."
+        )
+    keep = (store.status() == "ok") & np.isin(np.asarray(store.table().split), splits)
+    return np.flatnonzero(keep)
+
+
+def _ordered(rows: npt.NDArray[np.int64], order: Order, seed: int) -> npt.NDArray[np.int64]:
+    if order == "sequential":
+        return rows
+    draw = generator("row order", seed)
+    if order == "shuffled":
+        return draw.permutation(rows)
+    blocks = np.array_split(rows, max(1, len(rows) // BLOCK))
+    mixed = [blocks[i] for i in draw.permutation(len(blocks))]
+    pools = [np.concatenate(mixed[i : i + POOL]) for i in range(0, len(mixed), POOL)]
+    return np.concatenate([draw.permutation(pool) for pool in pools])
+
+
+def _torch(values: npt.NDArray[np.generic], dtype: str) -> Tensor:
+    tensor = torch.from_numpy(values.view(values.dtype.newbyteorder("=")))
+    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+
+
+def _moments(origin: Tensor, total: Tensor, squares: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    mean = total / count
+    variance = (squares / count - mean.square()).clamp_min(0)
+    scale = variance.sqrt()
+    constant = scale <= 1e-7 * (origin + mean).abs().clamp_min(1e-30)
+    return (origin + mean).float(), torch.where(constant, torch.ones_like(scale), scale).float()

@@ -1,0 +1,97 @@
+"""The empty store: Zarr's own metadata for every array, and the row table, as a mapping of paths to bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.storage import MemoryStore
+
+from featurecache.features import Header
+from featurecache.stores._chunks import chunk_rows
+
+if TYPE_CHECKING:
+    from featurecache.datasets import RowTable
+
+TABLE_CHUNK = 65536
+TEXT_COLUMNS = ("sample_id", "split", "domain", "group")
+
+
+def empty_store(header: Header, table: RowTable, chunk_multiple: int) -> dict[str, bytes]:
+    """Return path -> content of every file of a store that holds no features yet.
+
+    Written by zarr itself into memory, so that any Zarr v3 reader understands them; made durable by the caller.
+    """
+    memory = MemoryStore()
+    root = zarr.create_group(memory, zarr_format=3, attributes={"featurecache": header.to_json()})
+    for spec in header.arrays:
+        rows = chunk_rows(spec, header.rows, chunk_multiple)
+        root.create_array(
+            spec.name,
+            shape=(header.rows, header.views, *spec.tail),
+            chunks=(rows, 1, *spec.tail),
+            dtype=np.dtype(spec.storage_dtype).newbyteorder("="),
+            compressors=None,
+            fill_value=0,
+            attributes={"logical_dtype": spec.dtype},
+            config={"write_empty_chunks": True},
+        )
+    for name in TEXT_COLUMNS:
+        _text(root, name, getattr(table, name))
+    _text(root, "status", None, rows=header.rows)
+    _column(root, "target", np.asarray(table.target))
+    with warnings.catch_warnings():  # consolidated metadata is not yet in the v3 specification; readers may ignore it
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(memory)
+    return contents(memory)
+
+
+def status_files(status: list[str]) -> dict[str, bytes]:
+    """Return path -> content of the chunks of the array `status`."""
+    memory = MemoryStore()
+    with _quiet():
+        _text(zarr.create_group(memory, zarr_format=3), "status", status)
+    return {path: content for path, content in contents(memory).items() if path.startswith("status/c")}
+
+
+def _text(root: zarr.Group, name: str, values: Any, rows: int | None = None) -> None:
+    count = len(values) if rows is None else rows
+    with _quiet():
+        array = root.create_array(
+            name, shape=(count,), chunks=(min(max(count, 1), TABLE_CHUNK),), dtype="string", compressors=None,
+            config={"write_empty_chunks": True},
+        )  # fmt: skip
+        if values is not None:
+            array[:] = np.asarray(values, dtype=np.dtypes.StringDType())
+
+
+def _column(root: zarr.Group, name: str, values: npt.NDArray[Any]) -> None:
+    chunks = (min(max(len(values), 1), TABLE_CHUNK), *values.shape[1:])
+    array = root.create_array(
+        name, shape=values.shape, chunks=chunks, dtype=values.dtype, compressors=None, fill_value=0,
+        config={"write_empty_chunks": True},
+    )  # fmt: skip
+    array[:] = values
+
+
+def _quiet() -> warnings.catch_warnings[None]:
+    # zarr warns that variable-length text is an extension of the v3 specification
+    return warnings.catch_warnings(action="ignore")
+
+
+def contents(memory: MemoryStore) -> dict[str, bytes]:
+    """Return path -> bytes of a memory store."""
+
+    async def read() -> dict[str, bytes]:
+        found = {}
+        async for key in memory.list():
+            value = await memory.get(key, zarr.core.buffer.default_buffer_prototype())
+            if value is not None:
+                found[key] = value.to_bytes()
+        return found
+
+    return dict(sorted(asyncio.run(read()).items()))

@@ -1,0 +1,140 @@
+"""The one writer of a store: rows in, commits out, a lock that says who holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from featurecache.errors import StoreBusyError, StoreError
+from featurecache.features import Header
+from featurecache.files import sync_folder, write_atomic
+from featurecache.stores import _ledger
+from featurecache.stores._chunks import ChunkWriter, check_unfilled
+
+LOCK = "writer.lock"
+LEDGER = "ledger.jsonl"
+
+
+class Writer:
+    """Appends rows to the chunk files of a store and commits them to its ledger."""
+
+    def __init__(
+        self, path: Path, lock: Lock, header: Header, chunk_rows: Mapping[str, int], state: _ledger.Committed
+    ) -> None:
+        self.path, self.lock, self.state = path, lock, state
+        for spec in header.arrays:
+            check_unfilled(path, spec, chunk_rows[spec.name], state.chunks.get(spec.name, {}))
+        self._writers = {
+            spec.name: ChunkWriter(path, spec, chunk_rows[spec.name], state.chunks.get(spec.name, {}))
+            for spec in header.arrays
+        }
+        self._pool = ThreadPoolExecutor(8, thread_name_prefix="fsync")
+        self._spans: list[tuple[int, int]] = []
+        self._arrays: tuple[str, ...] = ()
+        self._skipped: dict[int, str] = {}
+
+    def begin(self, rows: range) -> None:
+        """Note that `rows` are being computed, so that a later writer can say what a crash cost."""
+        self.lock.describe(rows.stop)
+
+    def write(self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str]) -> None:
+        """Write rows that follow those written before, or start a new span (which commits the old one)."""
+        if self._spans and (self._spans[-1][1] != rows.start or self._arrays != tuple(arrays)):
+            self.commit()
+        for name, values in arrays.items():
+            if len(values) != len(rows):
+                raise StoreError(f"{name} holds {len(values)} rows, but {len(rows)} were announced")
+            self._writers[name].write(rows.start, values, self._pool)
+        start = self._spans[0][0] if self._spans else rows.start
+        self._spans, self._arrays = [(start, rows.stop)], tuple(arrays)
+        self._skipped.update(skipped)
+
+    @property
+    def uncommitted(self) -> int:
+        """Rows written since the last commit."""
+        return sum(stop - start for start, stop in self._spans)
+
+    def commit(self) -> None:
+        """Make every row written so far durable, then true."""
+        if not self._spans:
+            return
+        writers = [self._writers[name] for name in self._arrays]
+        for waiting in [future for writer in writers for future in writer.settle(self._pool)]:
+            waiting.result()
+        chunks = {writer.spec.name: writer.taken() for writer in writers}
+        skipped = {str(row): reason for row, reason in self._skipped.items()}
+        record = {"kind": "commit", "rows": list(self._spans[0]), "chunks": chunks, "skipped": skipped}
+        _ledger.append(self.path / LEDGER, record)
+        self.state.apply(record)
+        self._spans, self._skipped = [], {}
+
+    def seal(self, rows: int, status_files: Mapping[str, bytes]) -> None:
+        """Write the status of every row and the canonical ledger; nothing may be missing."""
+        for name, content in status_files.items():
+            target = self.path / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(target, content)
+        _ledger.replace(self.path / LEDGER, self.state.records(rows))
+        self.state.finished = True
+
+    def close(self) -> None:
+        """Let go of files and lock. Rows that were not committed stay unreal."""
+        for writer in self._writers.values():
+            writer.close()
+        self._pool.shutdown(wait=True)
+        if self.state.finished:
+            (self.path / LOCK).unlink(missing_ok=True)
+            sync_folder(self.path)
+        os.close(self.lock.descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """The right to write a store; the kernel takes it back when the process ends, however it ends."""
+
+    descriptor: int
+    interrupted_at: int
+    """Row up to which an earlier writer, which never finished, had begun to compute."""
+
+    def describe(self, position: int) -> None:
+        """Write who holds the lock, and the row up to which it computes; survives a kill, costs no fsync."""
+        line = f"{os.getpid()} {socket.gethostname()} {time.time():.0f} {position}\n"
+        os.pwrite(self.descriptor, line.encode().ljust(512), 0)
+
+
+def acquire(path: Path) -> Lock:
+    """Lock a store for writing.
+
+    Raises:
+        StoreBusyError: another process writes it; says which.
+        StoreError: the folder cannot be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        reason = error.strerror
+        raise StoreError(f"cannot write in {path.parent}: {reason}. Give an --out that can be written.") from error
+    words = os.read(descriptor, 512).decode(errors="replace").split()
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StoreBusyError(f"{path.parent} is being written by {_holder(words)}. Wait for it, or stop it.") from None
+    lock = Lock(descriptor, int(words[3]) if len(words) == 4 else 0)
+    lock.describe(lock.interrupted_at)
+    return lock
+
+
+def _holder(words: list[str]) -> str:
+    if len(words) != 4:
+        return "another process"
+    return f"process {words[0]} on {words[1]}, for {time.time() - float(words[2]):.0f} s"
