@@ -1,0 +1,197 @@
+"""The command line: one verb per flow, its options made from the fields of the flow's Config.
+
+A verb's module is imported when the verb is called, so that `featurecache --help` answers without torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import json
+import logging
+import sys
+import textwrap
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+VERBS: dict[str, tuple[str, str]] = {
+    "extract-features": (
+        "save_features:SaveFeaturesConfig",
+        "Run a frozen backbone once; keep every layer's features.",
+    ),
+}
+"""Verb -> (module:Config, help). The module's `run(config)` returns a report."""
+
+POSITIONAL = ("data", "store", "stores", "run_folder", "inputs")
+"""Config fields that are arguments instead of options."""
+
+
+class Verbs(click.Group):
+    """Lists every verb from the table; imports only the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = cmd_name.replace("_", "-")
+        return _command(name) if name in VERBS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in VERBS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from featurecache.registry import nearest
+
+        if args and self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"There is no verb {args[0]!r}.{nearest(args[0], list(VERBS))} See featurecache --help.")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="featurecache")
+def main() -> None:
+    """Run frozen foundation models once; train everything else from what they gave."""
+
+
+def _command(name: str) -> click.Command:
+    place, summary = VERBS[name]
+    module_name, config_name = place.split(":")
+    module = importlib.import_module(module_name)
+    config = getattr(module, config_name)
+
+    def call(**values: Any) -> None:
+        _call(module, config, values)
+
+    extra: list[click.Parameter] = [
+        click.Option(["--config", "config_file"], type=click.Path(exists=True, dir_okay=False),
+                     help="YAML file with the same names; options given here win."),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."),
+    ]  # fmt: skip
+    help_text = inspect.getdoc(config) or summary
+    return click.Command(name, params=[*_parameters(config), *extra], callback=call, help=help_text)
+
+
+def _parameters(config: Any) -> list[click.Parameter]:
+    hints, helps = typing.get_type_hints(config), field_help(config)
+    made: list[click.Parameter] = []
+    for field in dataclasses.fields(config):
+        hint = hints[field.name]
+        many = get_origin(hint) is tuple or _is_mapping(hint)
+        if field.name in POSITIONAL:
+            made.append(click.Argument([field.name], nargs=-1 if many else 1, required=False))
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        shown = _default(field)
+        text = helps.get(field.name, "") + (f"  [default: {shown}]" if shown else "")
+        if hint is bool:
+            made.append(click.Option([f"{flag}/--no-{flag[2:]}", field.name], default=None, help=text))
+        else:
+            metavar = "|".join(map(str, get_args(hint))) if get_origin(hint) is Literal else None
+            made.append(click.Option([flag, field.name], multiple=many, default=None, help=text, metavar=metavar))
+    return made
+
+
+def _is_mapping(hint: Any) -> bool:
+    origin = get_origin(hint)
+    return inspect.isclass(origin) and issubclass(origin, Mapping)
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is dataclasses.MISSING or field.default in (None, False, ()):
+        return ""
+    return str(field.default)
+
+
+def field_help(config: Any) -> dict[str, str]:
+    """Return field name -> the docstring that follows the field in the class."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found: dict[str, str] = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            found[field.target.id] = inspect.cleandoc(str(ast.literal_eval(text.value)))
+    return found
+
+
+def _call(module: Any, config: Any, values: dict[str, Any]) -> None:
+    from featurecache.checks import config_from
+    from featurecache.errors import FeatureCacheError
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    as_json, config_file = values.pop("as_json"), values.pop("config_file")
+    try:
+        given = {**_read_yaml(config_file), **_given(config, values)}
+        report = module.run(config_from(config, given))
+    except (FeatureCacheError, _logme_error()) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(getattr(error, "exit_code", 1))
+    except KeyboardInterrupt:
+        click.echo("Interrupted. The same command goes on where it stopped.", err=True)
+        sys.exit(75)
+    _show(report, as_json)
+
+
+def _logme_error() -> type[Exception]:
+    logme = sys.modules.get("logme")
+    return logme.LogMEError if logme else KeyboardInterrupt  # type: ignore[return-value]
+
+
+def _read_yaml(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    import yaml
+
+    with open(path, encoding="utf-8") as file:
+        return {key.replace("-", "_"): value for key, value in (yaml.safe_load(file) or {}).items()}
+
+
+def _given(config: Any, values: dict[str, Any]) -> dict[str, Any]:
+    import yaml
+
+    from featurecache.errors import ConfigError
+
+    hints = typing.get_type_hints(config)
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        if value is None or value == ():
+            continue
+        if _is_mapping(hints[name]):
+            pairs = [text.partition("=") for text in value]
+            problems = [
+                f"--{name.replace('_', '-')} takes NAME=VALUE, got {key!r}" for key, sign, _ in pairs if not sign
+            ]
+            if problems:
+                raise ConfigError(problems)
+            value = {key.replace("-", "_"): yaml.safe_load(text) for key, _, text in pairs}
+        given[name] = value
+    return given
+
+
+def _show(report: Any, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(report.json(), indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    for table in report.tables():
+        if table.rows:
+            shown = Table(*table.columns, title=table.title, title_justify="left")
+            for row in table.rows:
+                shown.add_row(*map(str, row))
+            console.print(shown)
+        for note in table.notes:
+            console.print(note, markup=False)
+
+
+if __name__ == "__main__":
+    main()
