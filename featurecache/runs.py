@@ -1,0 +1,54 @@
+"""Run folders: what was asked (`config.json`), what came of it (`record.json`), written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from featurecache.errors import RunError
+from featurecache.features import differences
+from featurecache.files import json_bytes, write_atomic
+
+CONFIG, RECORD = "config.json", "record.json"
+
+
+def is_done(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether `folder` holds the finished run of exactly this config; prepare the folder where it does not.
+
+    Raises:
+        RunError: it holds another run; names what differs.
+    """
+    known = folder / CONFIG
+    if known.exists():
+        found = differences(json.loads(json_bytes(config)), json.loads(known.read_text()))
+        if found:
+            lines = "\n".join(f"  {name}: that run has {theirs!r}, this one {ours!r}" for name, ours, theirs in found)
+            raise RunError(f"{folder} holds another run:\n{lines}\nGive another --out.")
+        return (folder / RECORD).exists()
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder} is a folder with other files in it. Give another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(known, json_bytes(config))
+    return False
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record, which is what makes a run finished; called last."""
+    write_atomic(folder / RECORD, json_bytes(record))
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return (config, record) of a finished run.
+
+    Raises:
+        RunError: no run is there, or it never finished.
+    """
+    if not (folder / CONFIG).exists():
+        raise RunError(
+            f"{folder} is not a run folder (it has no {CONFIG}). Make one with: featurecache train-head STORE --out {folder}"
+        )
+    if not (folder / RECORD).exists():
+        raise RunError(f"the run in {folder} did not finish. Run the same train-head command again.")
+    return json.loads((folder / CONFIG).read_text()), json.loads((folder / RECORD).read_text())

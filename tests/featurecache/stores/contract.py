@@ -1,0 +1,244 @@
+"""What every store format promises. A format's test names its suffix and inherits."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featurecache.datasets import RowTable
+from featurecache.errors import StoreBusyError, StoreContentsError, StoreDamagedError, StoreError, StoreNotFoundError
+from featurecache.features import ArraySpec, Header, Layer
+from featurecache.stores import create_store, open_store
+
+ROWS, WIDTH, BATCH = 1000, 24, 32
+ARRAYS = (
+    ArraySpec("embedding", (WIDTH,), "float16"),
+    ArraySpec("layers/cls/00", (WIDTH,), "float32"),
+    ArraySpec("layers/patch-grid/00", (4, WIDTH), "float16"),
+)
+
+
+def header(rows: int = ROWS) -> Header:
+    return Header(
+        backbone={"name": "test"}, dataset={"fingerprint": "0"}, rows=rows, views=1, task="classification",
+        class_names=("a", "b"), layers=(Layer(0, WIDTH, "norm"),), tokens=("cls", "patch-grid:2"), arrays=ARRAYS,
+    )  # fmt: skip
+
+
+def table(rows: int = ROWS) -> RowTable:
+    ids = [f"class é/{row}.jpg" for row in range(rows)]
+    return RowTable(
+        sample_id=ids, target=np.arange(rows) % 2, split=["train"] * rows, domain=[""] * rows, group=[""] * rows
+    )
+
+
+def values(rows: range) -> dict[str, np.ndarray]:
+    """Features that are a fixed function of the row."""
+    made = {}
+    for number, spec in enumerate(ARRAYS):
+        shape = (len(rows), 1, *spec.tail)
+        base = np.arange(rows.start, rows.stop).reshape(-1, *[1] * (len(shape) - 1))
+        offsets = np.arange(int(np.prod(spec.tail))).reshape(1, 1, *spec.tail)
+        made[spec.name] = (np.sin(base * 0.37 + offsets + number) * 3).astype(spec.storage_dtype)
+    return made
+
+
+def fill(store, commit_every: int = 4, stop_after: int | None = None, delay: float = 0.0) -> None:
+    """Write what is missing in batches, as an extraction does."""
+    for gap in store.missing():
+        for number, start in enumerate(range(gap.start, gap.stop, BATCH)):
+            rows = range(start, min(start + BATCH, gap.stop))
+            store.begin(rows)
+            time.sleep(delay)
+            store.write(rows, values(rows), {40: "truncated"} if 40 in rows else {})
+            if number % commit_every == commit_every - 1:
+                store.commit()
+            if stop_after is not None and number + 1 >= stop_after:
+                return
+    store.commit()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def fill_until_killed(path: Path, delay: float) -> None:
+    store = open_store(path, writable=True)
+    fill(store, commit_every=1, delay=delay)
+    store.finish()
+    store.close()
+
+
+class StoreContract:
+    suffix: str
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return tmp_path / f"features{self.suffix}"
+
+    @pytest.fixture
+    def finished(self, path: Path) -> Path:
+        store = create_store(path, header(), table(), chunk_multiple=BATCH)
+        fill(store)
+        store.finish()
+        store.close()
+        return path
+
+    def test_a_new_store_is_one_in_which_everything_is_missing(self, path):
+        store = create_store(path, header(), table(), chunk_multiple=BATCH)
+
+        assert store.missing() == [range(ROWS)]
+        assert not store.finished
+        assert set(store.status()) == {""}
+
+    def test_what_was_written_is_read_back_bit_for_bit(self, finished):
+        store = open_store(finished)
+
+        for name, expected in values(range(ROWS)).items():
+            np.testing.assert_array_equal(store.read(name, slice(0, ROWS)), expected[:, 0])
+            np.testing.assert_array_equal(store.read(name, np.array([999, 3, 3, 500])), expected[[999, 3, 3, 500], 0])
+
+    def test_mapped_rows_equal_read_rows(self, finished):
+        store = open_store(finished)
+
+        mapped = store.mapped("embedding")
+
+        assert mapped is not None
+        np.testing.assert_array_equal(mapped, values(range(ROWS))["embedding"][:, 0])
+
+    def test_writing_to_a_mapped_array_changes_no_file(self, finished):
+        before = files(finished)
+
+        open_store(finished).mapped("embedding")[:] = 0
+
+        assert files(finished) == before
+
+    def test_header_and_row_table_come_back_as_given(self, finished):
+        store = open_store(finished)
+
+        assert store.header == header()
+        assert list(store.table().sample_id) == list(table().sample_id)
+        np.testing.assert_array_equal(store.table().target, table().target)
+
+    def test_skipped_rows_say_why_and_move_no_other_row(self, finished):
+        store = open_store(finished)
+
+        assert store.status()[40] == "skipped: truncated"
+        assert store.status()[41] == "ok"
+        assert len(store.to_numpy("embedding", split="train")) == ROWS - 1
+
+    def test_rows_not_committed_are_not_there_after_reopening(self, path):
+        store = create_store(path, header(), table(), chunk_multiple=BATCH)
+        fill(store, commit_every=2, stop_after=5)
+        store.close()
+
+        assert open_store(path).missing() == [range(4 * BATCH, ROWS)]
+
+    def test_an_interrupted_store_ends_equal_byte_for_byte(self, finished, tmp_path):
+        path = tmp_path / f"again{self.suffix}"
+        store = create_store(path, header(), table(), chunk_multiple=BATCH)
+        for batches in (1, 3, 7, 2):
+            fill(store, commit_every=2, stop_after=batches)
+            store.close()
+            store = open_store(path, writable=True)
+        fill(store, commit_every=3)
+        store.finish()
+        store.close()
+
+        assert files(path) == files(finished)
+
+    @pytest.mark.parametrize("moment", [0.05, 0.12, 0.2])
+    def test_kill_9_leaves_exactly_the_committed_rows_and_ends_equal(self, finished, tmp_path, moment):
+        path = tmp_path / f"killed{self.suffix}"
+        create_store(path, header(), table(), chunk_multiple=BATCH).close()
+        context = multiprocessing.get_context("fork")
+        writer = context.Process(target=fill_until_killed, args=(path, 0.01))
+        writer.start()
+        time.sleep(moment)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+
+        store = open_store(path, writable=True)
+        committed = ROWS - sum(map(len, store.missing()))
+        np.testing.assert_array_equal(
+            store.read("embedding", slice(0, committed)), values(range(ROWS))["embedding"][:committed, 0]
+        )
+        assert store.interrupted_at - committed <= BATCH
+        fill(store)
+        store.finish()
+        store.close()
+        assert files(path) == files(finished)
+
+    def test_a_torn_ledger_line_and_what_follows_never_happened(self, path):
+        store = create_store(path, header(), table(), chunk_multiple=BATCH)
+        fill(store, commit_every=2, stop_after=4)
+        store.close()
+        with open(path / "ledger.jsonl", "ab") as ledger:
+            ledger.write(b'deadbeef {"kind":"comm')
+
+        store = open_store(path, writable=True)
+        assert store.missing() == [range(4 * BATCH, ROWS)]
+        fill(store)
+        store.close()
+        assert open_store(path).missing() == []
+
+    def test_damage_to_an_unfilled_chunk_is_found_before_it_grows(self, path):
+        store = create_store(path, header(), table(), chunk_multiple=BATCH)
+        fill(store, stop_after=1)
+        store.commit()
+        store.close()
+        chunk = sorted(path.glob("embedding/c/0/**/*"))[-1]
+        content = bytearray(chunk.read_bytes())
+        content[5] ^= 1
+        chunk.write_bytes(content)
+
+        with pytest.raises(StoreDamagedError, match="does not hold the 32 rows that were committed"):
+            open_store(path, writable=True)
+
+    def test_a_changed_header_is_refused(self, finished):
+        metadata = finished / "zarr.json"
+        metadata.write_bytes(metadata.read_bytes().replace(b'"test"', b'"Test"'))
+
+        with pytest.raises(StoreDamagedError, match="is not the file that was written"):
+            open_store(finished)
+
+    def test_a_second_writer_is_refused_with_the_first_ones_pid(self, path):
+        first = create_store(path, header(), table(), chunk_multiple=BATCH)
+
+        with pytest.raises(StoreBusyError, match=f"process {os.getpid()} on "):
+            open_store(path, writable=True)
+        first.close()
+        open_store(path, writable=True).close()
+
+    def test_a_store_that_is_there_is_not_overwritten(self, finished):
+        with pytest.raises(StoreError, match="exists already"):
+            create_store(finished, header(), table(), chunk_multiple=BATCH)
+
+    def test_an_unfinished_store_cannot_be_sealed(self, path):
+        store = create_store(path, header(), table(), chunk_multiple=BATCH)
+
+        with pytest.raises(StoreContentsError, match="lacks 1000 rows"):
+            store.finish()
+
+    def test_an_unknown_array_is_answered_with_those_that_exist(self, finished):
+        with pytest.raises(StoreContentsError, match="holds no array 'logits'; it holds embedding"):
+            open_store(finished).read("logits", slice(0, 1))
+
+    def test_no_store_is_answered_with_the_command_that_makes_one(self, path):
+        with pytest.raises(StoreNotFoundError, match="does not exist. Make one with: featurecache extract-features"):
+            open_store(path)
+
+    def test_a_failed_creation_leaves_nothing_behind(self, tmp_path):
+        obstacle = tmp_path / "nowhere"
+        obstacle.write_text("a file, not a folder")
+
+        with pytest.raises(StoreError, match="cannot create"):
+            create_store(obstacle / f"x{self.suffix}", header(), table(), chunk_multiple=1)
+
+        assert [p.name for p in tmp_path.iterdir()] == ["nowhere"]

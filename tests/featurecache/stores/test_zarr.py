@@ -1,0 +1,55 @@
+"""Zarr stores keep the contract, and any Zarr reader opens them."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import zarr
+
+from featurecache.features import ArraySpec
+from featurecache.stores._chunks import PAGE, chunk_rows
+from featurecache.stores._ledger import Committed
+from tests.featurecache.stores.contract import BATCH, ROWS, StoreContract, values
+
+
+class TestZarrStore(StoreContract):
+    suffix = ".zarr"
+
+    def test_a_plain_zarr_reader_sees_features_and_row_table(self, finished):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            group = zarr.open_group(str(finished), mode="r")
+
+            for name, expected in values(range(ROWS)).items():
+                np.testing.assert_array_equal(group[name][:], expected)
+            assert group["sample_id"][3] == "class é/3.jpg"
+            assert group["status"][40] == "skipped: truncated"
+            assert group["embedding"].compressors == ()
+
+    def test_the_lock_is_gone_when_the_store_is_finished(self, finished):
+        assert not (finished / "writer.lock").exists()
+
+
+def test_chunks_are_multiples_of_the_batch_and_whole_pages():
+    for width in (24, 192, 384, 768, 1280):
+        for rows in (500, 6000, 2_000_000):
+            spec = ArraySpec("embedding", (width,), "float16")
+            count = chunk_rows(spec, rows, BATCH)
+            assert count % BATCH == 0
+            assert count * spec.row_bytes % PAGE == 0
+
+
+def test_chunks_of_odd_widths_stay_small():
+    spec = ArraySpec("embedding", (769,), "float16")
+
+    assert chunk_rows(spec, 500, 48) <= 4096
+
+
+def test_spans_join_and_gaps_are_what_is_left():
+    state = Committed(files={})
+    for start, stop in ((64, 96), (0, 32), (32, 64), (200, 300)):
+        state.apply({"kind": "commit", "rows": [start, stop], "chunks": {"a": {}}, "skipped": {}})
+
+    assert state.missing(["a"], 320) == [range(96, 200), range(300, 320)]
+    assert state.missing(["a", "b"], 320) == [range(320)]
