@@ -10,8 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,30 +19,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from featurecache.devices import default_precision, environment, resolve_device
-from torch import Tensor
 
 import logme
 from featurecache.backbones import Backbone, BackboneOptions, Request, load_backbone
+from featurecache.casting import as_numbers, stored_form
 from featurecache.checks import check
 from featurecache.datasets import ImageDataset, open_dataset
 from featurecache.errors import (
     BackboneError,
-    FeatureValueError,
     StoreContentsError,
     StoreMismatchError,
-    UnreadableSampleError,
 )
-from featurecache.features import ArraySpec, Header, differences, layer_array, parse_layer_array
+from featurecache.features import ArraySpec, Header, differences, parse_layer_array
 from featurecache.files import json_bytes, write_atomic
 from featurecache.progress import Bar, Stopwatch
 from featurecache.reports import Table
+from featurecache.sources.images import decoded, grid
 from featurecache.stores import FeatureStore, create_store, open_store
 
 log = logging.getLogger("featurecache")
-
-TORCH_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-WORST_ERROR = {"float16": 2e-3, "bfloat16": 1e-2, "float32": 1e-6}
-"""Largest relative error (Frobenius norm of a batch) that a layer may suffer from the store's dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,14 +267,18 @@ def _extract(
     batches = [rows for gap in gaps for rows in grid(gap, config.batch_size)]
     committed = time.monotonic()
     with Bar("extracting", header.rows, done, config.quiet) as bar:
-        for rows, images, skipped in _decoded(backbone, dataset, config, batches, watch):
+        for rows, images, skipped in decoded(
+            backbone, dataset, batches, watch, threads=config.decode_threads, on_error=config.on_error
+        ):
             store.begin(rows)
             with watch.waiting("model"):
                 outputs = backbone.forward(images.to(backbone.device), request)
             with watch.waiting("write"):
                 ids = [dataset.table.sample_id[row] for row in rows]
                 store.write(
-                    rows, stored_form(outputs, header, ids, skipped), {rows[i]: why for i, why in skipped.items()}
+                    rows,
+                    stored_form(outputs, header.arrays, ids, skipped),
+                    {rows[i]: why for i, why in skipped.items()},
                 )
                 if _is_due(store.uncommitted, config.commit_rows, committed):
                     store.commit()
@@ -303,103 +301,6 @@ def _request_of(header: Header) -> Request:
         embedding="embedding" in names,
         logits="logits" in names,
     )
-
-
-def grid(rows: range, batch_size: int) -> Iterator[range]:
-    """Cut rows along the fixed grid of multiples of `batch_size`."""
-    start = rows.start
-    while start < rows.stop:
-        stop = min(rows.stop, (start // batch_size + 1) * batch_size)
-        yield range(start, stop)
-        start = stop
-
-
-def _decoded(
-    backbone: Backbone,
-    dataset: ImageDataset,
-    config: SaveFeaturesConfig,
-    batches: Sequence[range],
-    watch: Stopwatch,
-) -> Iterator[tuple[range, Tensor, dict[int, str]]]:
-    """Yield (rows, (B, 3, H, W) images, position in the batch -> why it is skipped), decoded two batches ahead."""
-
-    def one(row: int) -> Tensor | UnreadableSampleError:
-        try:
-            return backbone.transform(dataset.read(row))
-        except UnreadableSampleError as error:
-            return error
-
-    pool = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
-    try:
-        ahead = [[pool.submit(one, row) for row in rows] for rows in batches[:2]]
-        for number, rows in enumerate(batches):
-            if number + 2 < len(batches):
-                ahead.append([pool.submit(one, row) for row in batches[number + 2]])
-            with watch.waiting("decode"):
-                samples = [future.result() for future in ahead.pop(0)]
-            yield rows, *_assembled(samples, backbone.input_size, config.on_error)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _assembled(
-    samples: Sequence[Tensor | UnreadableSampleError], size: tuple[int, int, int], on_error: str
-) -> tuple[Tensor, dict[int, str]]:
-    images = torch.zeros(len(samples), *size)
-    skipped: dict[int, str] = {}
-    for place, sample in enumerate(samples):
-        if isinstance(sample, UnreadableSampleError):
-            if on_error == "stop":
-                raise sample
-            skipped[place] = sample.reason
-        else:
-            images[place] = sample
-    return images, skipped
-
-
-def stored_form(
-    outputs: Mapping[str, Tensor], header: Header, ids: Sequence[str], skipped: Mapping[int, str]
-) -> dict[str, npt.NDArray[Any]]:
-    """Return (B, 1, ...) arrays as the store keeps them; rows of skipped samples are zero.
-
-    Raises:
-        FeatureValueError: a value is NaN, infinite, or too far from what the store's dtype can hold.
-    """
-    stored = {}
-    for spec in header.arrays:
-        values = outputs[spec.name].float()
-        if skipped:
-            values = values.clone()
-            values[list(skipped)] = 0
-        cast = values.to(TORCH_DTYPES[spec.dtype])
-        _check_cast(values, cast, spec, ids)
-        cast = cast.view(torch.uint16) if spec.dtype == "bfloat16" else cast
-        stored[spec.name] = cast.cpu().numpy()[:, None]
-    return stored
-
-
-def _check_cast(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequence[str]) -> None:
-    if not torch.isfinite(cast).all():
-        flat = cast.flatten(1)
-        place = int((~torch.isfinite(flat)).any(1).nonzero()[0])
-        seen = values.flatten(1)[place]
-        if not torch.isfinite(seen).all():
-            raise FeatureValueError(
-                f"the backbone gave NaN or infinity in {spec.name} for {ids[place]!r}. Look at that image, "
-                "or compute with --precision fp32."
-            )
-        raise FeatureValueError(
-            f"{spec.name} of {ids[place]!r} reaches {float(seen.abs().max()):.3g}, which {spec.dtype} cannot hold. "
-            "Give --dtype bfloat16 or --dtype float32."
-        )
-    if spec.dtype != "float32":
-        size = values.norm()
-        error = float((values - cast.float()).norm() / size) if size > 0 else 0.0
-        if error > WORST_ERROR[spec.dtype]:
-            raise FeatureValueError(
-                f"{spec.name} loses {error:.1e} of its size as {spec.dtype} in the batch from {ids[0]!r} "
-                f"(at most {WORST_ERROR[spec.dtype]:.0e} is accepted). Give --dtype float32."
-            )
 
 
 def _note_provenance(path: Path, config: SaveFeaturesConfig, backbone: Backbone) -> None:
@@ -430,10 +331,7 @@ def score_layers(store: FeatureStore, rows: npt.NDArray[np.int64]) -> list[dict[
         moments = logme.Moments(spec.tail[0], len(header.class_names), task=task)
         for start in range(0, len(rows), 4096):
             piece = rows[start : start + 4096]
-            values = store.read(spec.name, piece)
-            if spec.dtype == "bfloat16":
-                values = (values.astype(np.uint32) << 16).view(np.float32)
-            moments.update(values, targets[start : start + 4096])
+            moments.update(as_numbers(store.read(spec.name, piece), spec.dtype), targets[start : start + 4096])
         fitted = logme.LogME(task=task).fit_moments(moments)
         layer = parse_layer_array(spec.name)
         scores.append(
@@ -466,8 +364,6 @@ def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
     write_atomic(path, json_bytes(scores))
     return scores
 
-
-__all__ = ["ExtractionReport", "SaveFeaturesConfig", "layer_array", "run", "save_features"]
 
 if __name__ == "__main__":
     import cli

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from featurecache.casting import as_tensor
 from featurecache.errors import StoreContentsError
 from featurecache.features import FeatureBatch
 from featurecache.seeding import generator
@@ -48,14 +49,14 @@ class CachedSource:
 
     def _tensor(self, name: str) -> Tensor | None:
         mapped = self.store.mapped(name)
-        return None if mapped is None else _torch(mapped, self.store.header.array(name).dtype)
+        return None if mapped is None else as_tensor(mapped, self.store.header.array(name).dtype)
 
     def gather(self, name: str, rows: npt.NDArray[np.int64]) -> Tensor:
         """Return (B, ...) values of one array, float32."""
         values = self._values[name]
         if values is None:
             read = self.store.read(name, rows)
-            return _torch(read, self.store.header.array(name).dtype).float()
+            return as_tensor(read, self.store.header.array(name).dtype).float()
         return values.index_select(0, torch.from_numpy(rows)).float()
 
     def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
@@ -112,11 +113,6 @@ def _ordered(rows: npt.NDArray[np.int64], order: Order, seed: int) -> npt.NDArra
     mixed = [blocks[i] for i in draw.permutation(len(blocks))]
     pools = [np.concatenate(mixed[i : i + POOL]) for i in range(0, len(mixed), POOL)]
     return np.concatenate([draw.permutation(pool) for pool in pools])
-
-
-def _torch(values: npt.NDArray[np.generic], dtype: str) -> Tensor:
-    tensor = torch.from_numpy(values.view(values.dtype.newbyteorder("=")))
-    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
 
 
 def _moments(origin: Tensor, total: Tensor, squares: Tensor, count: int) -> tuple[Tensor, Tensor]:
