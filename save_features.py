@@ -18,13 +18,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from featurecache.devices import default_precision, environment, resolve_device
 
 import logme
 from featurecache.backbones import Backbone, BackboneOptions, Request, load_backbone
 from featurecache.casting import as_numbers, stored_form
 from featurecache.checks import check
 from featurecache.datasets import ImageDataset, open_dataset
+from featurecache.devices import default_precision, environment, resolve_device
 from featurecache.errors import (
     BackboneError,
     StoreContentsError,
