@@ -14,7 +14,7 @@ import logging
 import sys
 import textwrap
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -25,7 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "Run a frozen backbone once; keep every layer's features.",
     ),
 }
-"""Verb -> (module:Config, help). The module's `run(config)` returns a report."""
+"""Verb -> (module:Config[:function], help). The function, `run` where none is named, takes the config and returns a report."""
 
 POSITIONAL = ("data", "store", "stores", "run_folder", "inputs")
 """Config fields that are arguments instead of options."""
@@ -63,12 +63,12 @@ def main() -> None:
 
 def _command(name: str) -> click.Command:
     place, summary = VERBS[name]
-    module_name, config_name = place.split(":")
+    module_name, config_name, act_name = f"{place}:run".split(":")[:3]
     module = importlib.import_module(module_name)
-    config = getattr(module, config_name)
+    config, act = getattr(module, config_name), getattr(module, act_name)
 
     def call(**values: Any) -> None:
-        _call(module, config, values)
+        _call(act, config, values)
 
     extra: list[click.Parameter] = [
         click.Option(["--config", "config_file"], type=click.Path(exists=True, dir_okay=False),
@@ -121,7 +121,7 @@ def field_help(config: Any) -> dict[str, str]:
     return found
 
 
-def _call(module: Any, config: Any, values: dict[str, Any]) -> None:
+def _call(act: Callable[[Any], Any], config: Any, values: dict[str, Any]) -> None:
     from featurecache.checks import config_from
     from featurecache.errors import FeatureCacheError
 
@@ -129,7 +129,7 @@ def _call(module: Any, config: Any, values: dict[str, Any]) -> None:
     as_json, config_file = values.pop("as_json"), values.pop("config_file")
     try:
         given = {**_read_yaml(config_file), **_given(config, values)}
-        report = module.run(config_from(config, given))
+        report = act(config_from(config, given))
     except (FeatureCacheError, _logme_error()) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 1))

@@ -28,6 +28,7 @@ MAY_IMPORT = {
 LEVELS = (
     {"errors"},
     {
+        "casting",
         "checks",
         "registry",
         "features",

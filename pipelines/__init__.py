@@ -1,0 +1,4 @@
+"""The flows that consume features: no underscore = the flow of one verb, in three parts: Config, run, the act.
+
+`run(config)` turns names into objects, here and nowhere else; the act works on objects; what comes back is a report.
+"""
