@@ -24,10 +24,13 @@ VERBS: dict[str, tuple[str, str]] = {
         "save_features:SaveFeaturesConfig",
         "Run a frozen backbone once; keep every layer's features.",
     ),
+    "logme": ("pipelines.rank:RankConfig", "Rank the layers of stores by how well they explain the labels."),
+    "info": ("pipelines.inspect:InfoConfig:info", "Say what a store or a run holds."),
+    "list": ("pipelines.inspect:ListConfig:list_names", "List data sets, backbones, heads and store formats."),
 }
-"""Verb -> (module:Config[:function], help). The function, `run` where none is named, takes the config and returns a report."""
+"""Verb -> (module:Config[:function], help). The function (default `run`) takes the config and returns a report."""
 
-POSITIONAL = ("data", "store", "stores", "run_folder", "inputs")
+POSITIONAL = ("data", "store", "stores", "run_folder", "inputs", "what")
 """Config fields that are arguments instead of options."""
 
 
