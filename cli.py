@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "Run a frozen backbone once; keep every layer's features.",
     ),
     "logme": ("pipelines.rank:RankConfig", "Rank the layers of stores by how well they explain the labels."),
+    "train-head": ("pipelines.train_head:TrainHeadConfig", "Train a light head on the features of a store."),
     "info": ("pipelines.inspect:InfoConfig:info", "Say what a store or a run holds."),
     "list": ("pipelines.inspect:ListConfig:list_names", "List data sets, backbones, heads and store formats."),
 }

@@ -30,6 +30,16 @@ def parse_layer_array(name: str) -> tuple[str, int] | None:
     return (parts[1], int(parts[2])) if len(parts) == 3 and parts[0] == "layers" else None
 
 
+def parse_indices(text: str) -> list[int]:
+    """Return the ascending indices that a text such as "0,3,6-11" names.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    spans = [[int(edge) for edge in part.split("-")] for part in text.split(",")]
+    return sorted({index for span in spans for index in range(span[0], span[-1] + 1)})
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One layer of a backbone: a block of a ViT or Mixer, a stage of a CNN or Swin."""

@@ -39,6 +39,7 @@ LEVELS = (
         "runs",
         "reports",
         "progress",
+        "provenance",
         "views",
     },
     {"datasets", "backbones", "stores", "peft"},

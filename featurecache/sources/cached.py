@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,12 @@ class CachedSource:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def fits_memory(self) -> bool:
+        """Return whether the arrays take less than half of the machine's memory, so that random access stays in RAM."""
+        specs = [self.store.header.array(name) for name in self.arrays]
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return sum(spec.row_bytes for spec in specs) * self.store.header.rows < memory / 2
 
     def _tensor(self, name: str) -> Tensor | None:
         mapped = self.store.mapped(name)

@@ -1,0 +1,162 @@
+"""How good predictions are, by task, with 95 % intervals by bootstrap over groups (over samples where there are none)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score, mean_absolute_error, r2_score, roc_auc_score
+
+from featurecache.features import Task
+from featurecache.seeding import generator
+
+Floats = npt.NDArray[np.float64]
+Metric = Callable[[Floats], float]
+"""(N,) sample weights -> value; a bootstrap draw is a vector of weights."""
+
+BINS = 15
+"""Equal bins of confidence for the calibration error (Guo et al., 2017)."""
+DRAWS: dict[Task, int] = {"classification": 1000, "multilabel": 200, "regression": 1000}
+"""Bootstrap samples; ranking metrics cost a sort each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A metric's value with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def measure(
+    scores: npt.NDArray[Any], targets: npt.NDArray[Any], task: Task, *, groups: Sequence[str] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Return metric name -> `Measured`, and "per_class_recall" -> list for classification.
+
+    Args:
+        scores: (N, C) logits or probabilities of a classification, logits of a multi-label task, values of a regression.
+        targets: (N,) classes, (N, K) labels or (N, K) values.
+        groups: N keys of samples that belong together; "" or None: every sample is its own group.
+        seed: of the bootstrap.
+    """
+    metrics = METRICS[task](np.asarray(scores, dtype=np.float64), np.asarray(targets))
+    whole = np.ones(len(targets))
+    drawn: dict[str, list[float]] = {name: [] for name in metrics}
+    for weights in _draws(len(targets), groups, seed, DRAWS[task]):
+        for name, metric in metrics.items():
+            drawn[name].append(metric(weights))
+    found: dict[str, Any] = {name: _interval(metric(whole), drawn[name]) for name, metric in metrics.items()}
+    if task == "classification":
+        found["per_class_recall"] = _recalls(scores.argmax(1), targets, scores.shape[1])
+    return found
+
+
+def primary(task: Task) -> str:
+    """Return the metric that models of a task are chosen by; higher is better for each."""
+    return {"classification": "top1", "multilabel": "mean_average_precision", "regression": "r2"}[task]
+
+
+def score(scores: npt.NDArray[Any], targets: npt.NDArray[Any], task: Task) -> tuple[float, float]:
+    """Return (primary metric, minus the mean loss): what candidates are compared by, higher is better."""
+    values, count = np.asarray(scores, dtype=np.float64), np.ones(len(targets))
+    metric = METRICS[task](values, targets)
+    if task == "classification":
+        highest = values.max(1, keepdims=True)
+        normaliser = np.log(np.exp(values - highest).sum(1)) + highest[:, 0]
+        loss = float((normaliser - values[np.arange(len(targets)), targets]).mean())
+    elif task == "multilabel":
+        loss = float((np.logaddexp(0, values) - targets * values).mean())
+    else:
+        loss = float(np.square(values - targets).mean())
+    return metric[primary(task)](count), -loss
+
+
+def _draws(count: int, groups: Sequence[str] | None, seed: int, draws: int) -> Iterator[Floats]:
+    keys = np.array([group or f"\0{i}" for i, group in enumerate(groups)] if groups is not None else np.arange(count))
+    _, member = np.unique(keys, return_inverse=True)
+    number = int(member.max()) + 1
+    draw = generator("bootstrap", seed)
+    for _ in range(draws):
+        yield np.bincount(draw.integers(0, number, number), minlength=number)[member] + 0.0
+
+
+def _interval(value: float, drawn: Sequence[float]) -> Measured:
+    known = np.array(drawn)[np.isfinite(drawn)]
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
+    return Measured(value, float(low), float(high))
+
+
+def _classification(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
+    predicted = scores.argmax(1)
+    hit = (predicted == targets) + 0.0
+    metrics: dict[str, Metric] = {"top1": lambda w: float(w @ hit / w.sum())}
+    if scores.shape[1] > 5:
+        own = np.take_along_axis(scores, targets[:, None], axis=1)
+        among = ((scores > own).sum(1) < 5) + 0.0
+        metrics["top5"] = lambda w: float(w @ among / w.sum())
+    confidence = _softmax(scores).max(1)
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    metrics["balanced_accuracy"] = lambda w: _balanced(predicted, targets, w)
+    metrics["macro_f1"] = lambda w: _macro_f1(predicted, targets, w)
+    metrics["ece"] = lambda w: float(np.abs(np.bincount(bins, w * (hit - confidence), BINS)).sum() / w.sum())
+    return metrics
+
+
+def _balanced(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], weights: Floats) -> float:
+    total = np.bincount(targets, weights)
+    right = np.bincount(targets, weights * (predicted == targets))
+    return float((right[total > 0] / total[total > 0]).mean())
+
+
+def _macro_f1(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], weights: Floats) -> float:
+    classes = int(max(predicted.max(), targets.max())) + 1
+    right = np.bincount(targets, weights * (predicted == targets), classes)
+    both = np.bincount(targets, weights, classes) + np.bincount(predicted, weights, classes)
+    return float((2 * right[both > 0] / both[both > 0]).mean())
+
+
+def _recalls(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], classes: int) -> list[float | None]:
+    total = np.bincount(targets, minlength=classes)
+    right = np.bincount(targets, predicted == targets, classes)
+    return [float(right[c] / total[c]) if total[c] else None for c in range(classes)]
+
+
+def _multilabel(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
+    def over_labels(score: Callable[..., float]) -> Metric:
+        def mean(weights: Floats) -> float:
+            keep = [k for k in range(targets.shape[1]) if len(set(targets[weights > 0, k])) == 2]
+            values = [score(targets[:, k], scores[:, k], sample_weight=weights) for k in keep]
+            return float(np.mean(values)) if values else float("nan")
+
+        return mean
+
+    return {
+        "mean_average_precision": over_labels(average_precision_score),
+        "macro_auroc": over_labels(roc_auc_score),
+    }
+
+
+def _regression(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
+    return {
+        "r2": lambda w: float(r2_score(targets, scores, sample_weight=w)),
+        "mae": lambda w: float(mean_absolute_error(targets, scores, sample_weight=w)),
+    }
+
+
+METRICS: dict[Task, Callable[[Floats, npt.NDArray[Any]], dict[str, Metric]]] = {
+    "classification": _classification,
+    "multilabel": _multilabel,
+    "regression": _regression,
+}
+
+
+def _softmax(scores: Floats) -> Floats:
+    powers = np.exp(scores - scores.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))

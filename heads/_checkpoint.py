@@ -1,0 +1,73 @@
+"""A head on disk: its tensors as safetensors, what it was built from as JSON beside them, never a pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from featurecache.checks import bind_options
+from featurecache.errors import RunError
+from featurecache.files import json_bytes, write_atomic
+from heads import HEADS, HeadSpec
+
+TENSORS, BUILD = "head.safetensors", "head.json"
+
+
+def build_head(name: str, spec: HeadSpec, options: Mapping[str, Any]) -> nn.Module:
+    """Build the head called `name`.
+
+    Raises:
+        UnknownNameError: there is no such head.
+        ConfigError: lists every option that is wrong.
+    """
+    room = HEADS.load(name)
+    built: nn.Module = room.build(spec, **bind_options(room.build, options, f"head {name}"))
+    return built
+
+
+def save_head(folder: Path, head: nn.Module, name: str, spec: HeadSpec, options: Mapping[str, Any]) -> None:
+    """Write the head's tensors and what rebuilds it."""
+    facts = {
+        "head": name, "options": dict(options), "shapes": {k: list(v) for k, v in spec.shapes.items()},
+        "num_classes": spec.num_classes, "task": spec.task, "combine": spec.combine,
+        "standardised": bool(spec.statistics), "constants": sorted(spec.constants),
+    }  # fmt: skip
+    write_atomic(folder / BUILD, json_bytes(facts))
+    tensors = {key: value.detach().cpu().contiguous() for key, value in head.state_dict().items()}
+    tensors |= {f"constants.{key}": value.detach().cpu().contiguous() for key, value in spec.constants.items()}
+    write_atomic(folder / TENSORS, save(tensors))
+
+
+def load_head(folder: Path) -> tuple[nn.Module, HeadSpec]:
+    """Return (head in eval mode, its spec) as `save_head` wrote them.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    try:
+        facts = json.loads((folder / BUILD).read_text())
+        tensors = load_file(folder / TENSORS)
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise RunError(f"{folder} holds no head that can be read ({error}). Train it again into a new --out.") from None
+    spec = _spec(facts, tensors)
+    head = build_head(facts["head"], spec, facts["options"])
+    head.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("constants.")})
+    return head.eval(), spec
+
+
+def _spec(facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> HeadSpec:
+    shapes = {name: tuple(shape) for name, shape in facts["shapes"].items()}
+    statistics = {}
+    if facts["standardised"]:
+        for number, name in enumerate(shapes):
+            statistics[name] = (tensors[f"inputs.mean_{number}"], tensors[f"inputs.deviation_{number}"])
+    return HeadSpec(
+        shapes=shapes, num_classes=facts["num_classes"], task=facts["task"], combine=facts["combine"],
+        statistics=statistics, constants={name: tensors[f"constants.{name}"] for name in facts["constants"]},
+    )  # fmt: skip

@@ -1,0 +1,99 @@
+"""Layer-wise feature aggregation: attention over layers, queried by the last one, from every layer's features to logits.
+
+The image side of LFA (Efficient Transfer Learning driven by Layer-wise Features Aggregation, 2024) on any backbone:
+    a_l = softmax_l(q . k_l / sqrt(E)),  q = W_Q x_L,  k_l = W_K,l x_l,   logits = sum_l a_l W_V,l x_l + b.
+The published head reads equal widths and compares with CLIP's text; here every layer has maps of its own width, and the
+values are logits. By default the values start at the closed-form ridge over all layers with uniform attention.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from featurecache.checks import check
+from featurecache.features import FeatureBatch
+from heads import HeadSpec
+from heads._inputs import Inputs
+from heads.ridge import as_logits, solve_ridge
+
+CONSUMES = "all"
+
+Start = Literal["ridge", "probe", "published"]
+
+
+class LayerAttention(nn.Module):
+    """Attention over L layers; see the head of this file."""
+
+    def __init__(self, spec: HeadSpec, start: Start, width: int, dropout: float) -> None:
+        super().__init__()
+        self.spec, self.start, self.dropout = spec, start, dropout
+        self.inputs = Inputs(spec)
+        self.query = nn.Linear(self.inputs.widths[-1], width, bias=False)
+        self.keys = nn.ModuleList(nn.Linear(d, width, bias=False) for d in self.inputs.widths)
+        self.values = nn.ModuleList(nn.Linear(d, spec.num_classes, bias=False) for d in self.inputs.widths)
+        self.bias = nn.Parameter(torch.zeros(spec.num_classes))
+        if start != "published":
+            nn.init.zeros_(self.query.weight)  # uniform attention; the keys are drawn, so the query learns at once
+
+    def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
+        """L arrays of (B, D_l) -> (B, C) logits."""
+        layers = self._layers(arrays)
+        values = torch.stack([value(x) for value, x in zip(self.values, layers, strict=True)], dim=1)
+        return torch.einsum("bl,blc->bc", self._weights(layers), values) + self.bias
+
+    def attention(self, arrays: Mapping[str, Tensor]) -> Tensor:
+        """L arrays of (B, D_l) -> (B, L) weights of the layers, each row summing to one."""
+        return self._weights(self._layers(arrays))
+
+    def _layers(self, arrays: Mapping[str, Tensor]) -> list[Tensor]:
+        return [F.dropout(x, self.dropout, self.training) for x in self.inputs(arrays)]
+
+    def _weights(self, layers: list[Tensor]) -> Tensor:
+        query = self.query(layers[-1])
+        keys = torch.stack([key(x) for key, x in zip(self.keys, layers, strict=True)], dim=1)
+        scores = torch.einsum("be,ble->bl", query, keys) / math.sqrt(query.shape[-1])
+        return scores.softmax(dim=-1)
+
+    def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
+        """Set the values to a closed form under uniform attention; returns what was chosen, for the record.
+
+        "ridge": over all layers together; "probe": over the last layer alone; "published": nothing is set.
+        """
+        if self.start == "published":
+            return {}
+        names = self.inputs.names[-1:] if self.start == "probe" else self.inputs.names
+        spec = replace(self.spec, shapes={name: self.spec.shapes[name] for name in names}, combine="concat")
+        read = Inputs(spec).to(self.bias.device)
+        fitted = solve_ridge(read, batches, spec)
+        weight, bias = as_logits(fitted, spec.task)
+        pieces = dict(zip(names, weight.T.split(read.widths, dim=1), strict=True))
+        with torch.no_grad():
+            self.bias.copy_(bias)
+            for name, value in zip(self.inputs.names, self.values, strict=True):
+                piece = pieces.get(name)
+                value.weight.copy_(torch.zeros_like(value.weight) if piece is None else piece * len(self.values))
+        return {"lambda_per_row": fitted.penalty, "leave_one_out_error": min(fitted.errors)}
+
+
+def build(spec: HeadSpec, *, start: Start = "ridge", width: int = 64, dropout: float = 0.0) -> LayerAttention:
+    """Return the head for the arrays of `spec`, one a layer; the last one asks.
+
+    `start` says where the values begin ("published": torch's default everywhere), `width` is E of queries and keys,
+    `dropout` the share of elements of the layers' features that a training step drops.
+
+    Raises:
+        ConfigError: lists every option out of range.
+    """
+    check(
+        (width > 0, f"width must be positive, got {width}"),
+        (0 <= dropout < 1, f"dropout must lie in [0, 1), got {dropout}"),
+        (spec.combine == "concat", "lfa reads every layer by itself: --layers mean does not apply"),
+    )
+    return LayerAttention(spec, start, width, dropout)

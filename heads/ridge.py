@@ -1,0 +1,215 @@
+"""Ridge probe: regression onto the classes in closed form, lambda by exact leave-one-out, all lambda from one factorisation.
+
+Rows are centred, so the intercept is not penalised. With the centred Gram matrix G = Q diag(w) Q', the prediction of
+row i under lambda is x_i Q diag(1 / (w + lambda)) Q' X'Y, and its leave-one-out residual is the residual divided by
+1 - h_i with h_i = 1/N + sum_j (x_i Q)_j^2 / (w_j + lambda) (Allen's PRESS). Everything is summed in float64.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from featurecache.errors import ConfigError
+from featurecache.features import FeatureBatch, Task
+from heads import HeadSpec
+from heads._inputs import Inputs
+
+log = logging.getLogger("featurecache")
+
+CONSUMES = "last"
+
+LAMBDAS = tuple(10.0 ** (k / 4) for k in range(-16, 13))
+"""Tried values of lambda per row: the penalty is lambda * N, since the Gram matrix of standardised features grows with N."""
+
+TEMPERATURES = tuple(10.0 ** (k / 20) for k in range(-20, 61))
+"""Tried factors between regression predictions and logits."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RidgeFit:
+    """A solved ridge regression."""
+
+    weight: Tensor
+    """(D, C) float64."""
+    bias: Tensor
+    """(C,) float64."""
+    penalty: float
+    """The chosen lambda per row."""
+    penalties: tuple[float, ...]
+    """Every lambda per row that was tried."""
+    errors: tuple[float, ...]
+    """Leave-one-out mean squared error of each."""
+    temperature: float
+    """Factor that makes logits of the predictions, by maximum likelihood of the leave-one-out predictions; 1 for regression."""
+
+
+def one_hot(targets: Tensor, num_classes: int, task: Task) -> Tensor:
+    """Return the (B, C) float64 columns that the regression is to predict."""
+    return F.one_hot(targets, num_classes).double() if task == "classification" else targets.double()
+
+
+def solve_ridge(
+    inputs: Inputs, batches: Iterable[FeatureBatch], spec: HeadSpec, penalties: tuple[float, ...] = LAMBDAS
+) -> RidgeFit:
+    """Fit a ridge regression from a stream that is walked twice; lambda has the least leave-one-out error.
+
+    Memory is D^2, and min(N, D) * D where there are fewer rows than features; it does not grow with N.
+    """
+    problem = _Problem.of(inputs, batches, spec)
+    errors = problem.errors(batches, penalties)
+    best = min(range(len(errors)), key=errors.__getitem__)
+    if len(penalties) > 2 and best in (0, len(penalties) - 1):
+        log.warning("ridge: the best lambda %.3g lies at the edge of the grid", penalties[best])
+    weight = problem.weight(penalties[best])
+    return RidgeFit(
+        weight=weight,
+        bias=problem.target_mean - problem.mean @ weight,
+        penalty=penalties[best],
+        penalties=penalties,
+        errors=errors,
+        temperature=1.0 if spec.task == "regression" else problem.temperature(batches, penalties[best]),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Problem:
+    """The factorised problem: directions (D, R) and eigenvalues (R,) of the centred Gram matrix, R = min(N, D)."""
+
+    inputs: Inputs
+    spec: HeadSpec
+    count: int
+    mean: Tensor
+    target_mean: Tensor
+    directions: Tensor
+    eigenvalues: Tensor
+    right: Tensor
+    """(R, C): directions' X'Y."""
+
+    @classmethod
+    def of(cls, inputs: Inputs, batches: Iterable[FeatureBatch], spec: HeadSpec) -> _Problem:
+        width = inputs.width
+        count, total, target_total = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        gram = cross = None
+        kept: list[tuple[Tensor, Tensor]] | None = []
+        for batch in batches:
+            x, y = _columns(inputs, batch, spec)
+            count += len(x)
+            total, target_total = total + x.sum(0), target_total + y.sum(0)
+            if kept is not None:
+                kept.append((x, y))
+                if count <= width:
+                    continue
+                x, y = (torch.cat(parts) for parts in zip(*kept, strict=True))
+                kept = None
+            gram = x.T @ x if gram is None else gram.addmm_(x.T, x)
+            cross = x.T @ y if cross is None else cross.addmm_(x.T, y)
+        if count < 2:
+            raise ConfigError([f"ridge needs at least two training rows, got {count}"])
+        mean, target_mean = total / count, target_total / count
+        if kept is not None:  # fewer rows than features: the same problem through the N x N kernel
+            x, y = (torch.cat(parts) for parts in zip(*kept, strict=True))
+            x = x - mean
+            values, rows = torch.linalg.eigh(x @ x.T)
+            keep = values > values[-1] * count * torch.finfo(torch.float64).eps
+            values, rows = values[keep], rows[:, keep]
+            directions = (x.T @ rows) / values.sqrt()
+            right = values.sqrt()[:, None] * (rows.T @ (y - target_mean))
+        else:
+            assert gram is not None and cross is not None
+            values, directions = torch.linalg.eigh(gram.addr_(mean, mean, alpha=-count))
+            values = values.clamp_min(0)
+            right = directions.T @ (cross - count * torch.outer(mean, target_mean))
+        return cls(inputs, spec, count, mean, target_mean, directions, values, right)
+
+    def weight(self, penalty: float) -> Tensor:
+        """Return the (D, C) solution for one lambda per row."""
+        return self.directions @ (self._inverse(penalty)[:, None] * self.right)
+
+    def _inverse(self, penalty: float) -> Tensor:
+        return 1 / (self.eigenvalues + penalty * self.count)
+
+    def _left_out(self, projected: Tensor, targets: Tensor, penalty: float) -> Tensor:
+        """Return (B, C) predictions of each row by the fit without that row, from its (B, R) projection."""
+        inverse = self._inverse(penalty)
+        leverage = 1 / self.count + projected.square() @ inverse
+        fitted = self.target_mean + projected @ (inverse[:, None] * self.right)
+        return targets - (targets - fitted) / (1 - leverage).clamp_min(1e-12)[:, None]
+
+    def _projections(self, batches: Iterable[FeatureBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches:
+            x, y = _columns(self.inputs, batch, self.spec)
+            yield (x - self.mean) @ self.directions, y
+
+    def errors(self, batches: Iterable[FeatureBatch], penalties: tuple[float, ...]) -> tuple[float, ...]:
+        """Return the leave-one-out mean squared error of every lambda."""
+        totals = [0.0] * len(penalties)
+        for projected, targets in self._projections(batches):
+            for i, penalty in enumerate(penalties):
+                totals[i] += float((self._left_out(projected, targets, penalty) - targets).square().sum())
+        return tuple(total / (self.count * self.right.shape[1]) for total in totals)
+
+    def temperature(self, batches: Iterable[FeatureBatch], penalty: float) -> float:
+        """Return the factor under which the leave-one-out predictions, read as logits, are most likely."""
+        losses = torch.zeros(len(TEMPERATURES), dtype=torch.float64)
+        for projected, targets in self._projections(batches):
+            predictions = self._left_out(projected, targets, penalty)
+            losses += torch.stack([_loss(t * predictions, targets, t, self.spec.task) for t in TEMPERATURES])
+        return TEMPERATURES[int(losses.argmin())]
+
+
+def _columns(inputs: Inputs, batch: FeatureBatch, spec: HeadSpec) -> tuple[Tensor, Tensor]:
+    return inputs.joined(batch.arrays).double(), one_hot(batch.targets, spec.num_classes, spec.task)
+
+
+def _loss(logits: Tensor, targets: Tensor, temperature: float, task: Task) -> Tensor:
+    if task == "classification":
+        return -(F.log_softmax(logits, -1) * targets).sum()
+    return F.binary_cross_entropy_with_logits(logits - temperature / 2, targets, reduction="sum")
+
+
+class Ridge(nn.Module):
+    """A ridge regression read as a classifier: logits are its predictions times a temperature. Solved, never trained."""
+
+    def __init__(self, spec: HeadSpec, penalties: tuple[float, ...]) -> None:
+        super().__init__()
+        self.spec, self.penalties = spec, penalties
+        self.inputs = Inputs(spec)
+        self.map = nn.Linear(self.inputs.width, spec.num_classes).requires_grad_(False)
+
+    def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
+        """Arrays of (B, D) -> (B, C) logits."""
+        logits: Tensor = self.map(self.inputs.joined(arrays))
+        return logits
+
+    def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
+        """Set the map to the closed form; returns what was chosen, for the record."""
+        fitted = solve_ridge(self.inputs, batches, self.spec, self.penalties)
+        weight, bias = as_logits(fitted, self.spec.task)
+        with torch.no_grad():
+            self.map.weight.copy_(weight.T)
+            self.map.bias.copy_(bias)
+        return {"lambda_per_row": fitted.penalty, "leave_one_out_error": min(fitted.errors)}
+
+
+def as_logits(fitted: RidgeFit, task: Task) -> tuple[Tensor, Tensor]:
+    """Return the (D, C) weight and (C,) bias whose outputs are logits."""
+    shift = 0.5 if task == "multilabel" else 0.0
+    return fitted.temperature * fitted.weight, fitted.temperature * (fitted.bias - shift)
+
+
+def build(spec: HeadSpec, *, lambdas: tuple[float, ...] = LAMBDAS) -> Ridge:
+    """Return a ridge probe; `lambdas` are the penalties per row to choose from by leave-one-out.
+
+    Raises:
+        ConfigError: a penalty is not positive.
+    """
+    bad = [value for value in lambdas if not value > 0]
+    if bad or not lambdas:
+        raise ConfigError([f"lambdas must be positive, got {bad or 'none'}"])
+    return Ridge(spec, tuple(sorted(lambdas)))

@@ -1,0 +1,75 @@
+"""Optimisers for a stack of M heads whose parameters are (M, ...) tensors, each head with its own rate and decay.
+
+Slice m moves exactly as torch's AdamW or SGD would move head m alone. A group holds the heads' `rates` and
+`weight_decay`, (M,) each; its `lr` is the factor on the rates that a schedule sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+
+Rule = Literal["adamw", "sgd"]
+
+
+def optimizer_of(rule: Rule, parameters: Iterable[Tensor], lr: Tensor, weight_decay: Tensor, momentum: float) -> Optimizer:
+    """Return torch's own optimiser for one head, and its stacked form for several; `lr` and `weight_decay` are (M,)."""
+    if len(lr) > 1:
+        settings: dict[str, Any] = {"lr": 1.0, "rates": lr, "weight_decay": weight_decay}
+        return StackedAdamW(parameters, settings) if rule == "adamw" else StackedSGD(parameters, settings, momentum)
+    rate, decay = float(lr), float(weight_decay)
+    if rule == "adamw":
+        return AdamW(parameters, lr=rate, weight_decay=decay)
+    return SGD(parameters, lr=rate, weight_decay=decay, momentum=momentum)
+
+
+def _per_head(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+class StackedAdamW(Optimizer):
+    """Decoupled weight decay (Loshchilov and Hutter, 2019) with torch's betas (0.9, 0.999) and eps 1e-8."""
+
+    def __init__(self, parameters: Iterable[Tensor], settings: dict[str, Any]) -> None:
+        super().__init__(parameters, {**settings, "betas": (0.9, 0.999), "eps": 1e-8})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        for group in self.param_groups:
+            (first, second), eps = group["betas"], group["eps"]
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+                state["step"] += 1
+                lr, decay = _per_head(group["lr"] * group["rates"], p), _per_head(group["weight_decay"], p)
+                p.mul_(1 - lr * decay)
+                state["exp_avg"].lerp_(p.grad, 1 - first)
+                state["exp_avg_sq"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
+                scale = (state["exp_avg_sq"].sqrt() / (1 - second ** state["step"]) ** 0.5).add_(eps)
+                p.sub_(lr / (1 - first ** state["step"]) * (state["exp_avg"] / scale))
+
+
+class StackedSGD(Optimizer):
+    """Stochastic gradient descent with momentum, decay added to the gradient, as torch's SGD."""
+
+    def __init__(self, parameters: Iterable[Tensor], settings: dict[str, Any], momentum: float) -> None:
+        super().__init__(parameters, {**settings, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                gradient = p.grad + _per_head(group["weight_decay"], p) * p
+                if group["momentum"]:
+                    state = self.state[p]
+                    if not state:
+                        state["momentum_buffer"] = torch.zeros_like(p)
+                    gradient = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
+                p.sub_(_per_head(group["lr"] * group["rates"], p) * gradient)
