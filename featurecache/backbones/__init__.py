@@ -96,13 +96,14 @@ class BuildBackbone(Protocol):
 
 
 def load_backbone(name: str, options: BackboneOptions | None = None) -> Backbone:
-    """Build the backbone called `SOURCE:MODEL_ID`; a bare timm model name is accepted.
+    """Build the backbone called `SOURCE:MODEL_ID`; a bare timm model name, and `hf-hub:...`, go to timm.
 
     Raises:
         UnknownNameError, WeightsError, BackboneError, ConfigError, DeviceError.
     """
     source, colon, model_id = name.partition(":")
-    if not colon and source.replace("-", "_") not in BACKBONES.names():
+    is_bare = not colon and source.replace("-", "_") not in BACKBONES.names()
+    if is_bare or source in ("hf-hub", "local-dir"):
         source, model_id = "timm", name
     built: Backbone = BACKBONES.load(source).build(model_id, options=options or BackboneOptions())
     return built

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from featurecache.errors import WeightsError
+from featurecache.errors import ConfigError, WeightsError
+
+LISTED = 20
+"""Keys of a state dict that a message lists before it counts the rest."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -48,3 +52,23 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     if not isinstance(value, dict) or not value or not all(isinstance(v, Tensor) for v in value.values()):
         raise WeightsError(f"{path} holds no state dict (names with tensors).")
     return value
+
+
+def seed_of(weights: str | None) -> int | None:
+    """Return SEED of "random:SEED", or None for a file.
+
+    Raises:
+        ConfigError: the seed is no number.
+    """
+    kind, _, seed = (weights or "").partition(":")
+    if kind != "random":
+        return None
+    if not seed.isdigit():
+        raise ConfigError([f"random weights need a seed, such as random:0; got {weights!r}"])
+    return int(seed)
+
+
+def key_list(keys: Sequence[str]) -> str:
+    """Return "N: a, b, c and M more" for a message."""
+    more = f" and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
+    return f"{len(keys)}: {', '.join(keys[:LISTED])}{more}"

@@ -28,18 +28,25 @@ TRANSFORM_NAMES = {
 }
 
 
-def wrap(module: nn.Module, *, name: str, options: BackboneOptions, data_config: Mapping[str, Any]) -> Backbone:
-    """Return `module`, which has timm's interface, as a frozen backbone.
+def wrap(
+    module: nn.Module,
+    *,
+    name: str,
+    options: BackboneOptions,
+    data_config: Mapping[str, Any],
+    asked: str | None = None,
+) -> Backbone:
+    """Return `module`, which has timm's interface, as a frozen backbone; `asked` is what builds it again, if not `name`.
 
     Raises:
         ConfigError: a transform override that does not exist or does not fit.
+        BackboneError: the model cannot take images of this size, or has no interface of timm's.
     """
     config = _overridden(dict(data_config), options)
     device = torch.device(options.device)
     module = module.eval().requires_grad_(False).to(device)
     taker = Taker(module, options)
-    with torch.inference_mode():
-        layers, dim, logits = taker.describe(config["input_size"])
+    layers, dim, logits = _described(taker, name, config["input_size"])
     prefix = taker.has_class_token
     identity = {
         "name": name,
@@ -65,8 +72,33 @@ def wrap(module: nn.Module, *, name: str, options: BackboneOptions, data_config:
         num_logits=logits,
         device=device,
         identity=identity,
-        origin=origin(name, options),
+        origin=origin(asked or name, options),
     )
+
+
+FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ZeroDivisionError)
+"""What libraries raise when a model cannot take its input or arguments."""
+
+
+def fits(module: nn.Module, input_size: tuple[int, int, int]) -> bool:
+    """Return whether the module takes images of this size; on the meta device this costs no memory."""
+    try:
+        with torch.inference_mode():
+            module.eval().forward_features(torch.zeros(1, *input_size, device=next(module.parameters()).device))
+    except FORWARD_ERRORS:
+        return False
+    return True
+
+
+def _described(taker: Taker, name: str, input_size: tuple[int, int, int]) -> tuple[tuple[Layer, ...], int, int]:
+    try:
+        with torch.inference_mode():
+            return taker.describe(input_size)
+    except FORWARD_ERRORS as error:
+        raise BackboneError(
+            f"{name} cannot give features of images of size {tuple(input_size)}: {str(error) or type(error).__name__}. "
+            "Give --image-size (and no --transform size), so that the model is built for it."
+        ) from error
 
 
 def origin(name: str, options: BackboneOptions) -> dict[str, Any]:
@@ -196,5 +228,10 @@ def check_builds(build: Callable[[], nn.Module], name: str, architecture: Mappin
     """Return what `build` builds, with what the library says of wrong arguments as our error."""
     try:
         return build()
-    except TypeError as error:
-        raise BackboneError(f"{name} does not take these arguments {dict(architecture)!r}: {error}") from None
+    except FORWARD_ERRORS as error:
+        if not architecture:
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise BackboneError(
+            f"{name} cannot be built with the architecture options {plain(dict(architecture))!r} ({reason})"
+        ) from None

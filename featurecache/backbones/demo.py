@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from featurecache.backbones import Backbone, BackboneOptions
-from featurecache.backbones._weights import read_state_dict
+from featurecache.backbones._weights import read_state_dict, seed_of
 from featurecache.backbones._wrapping import wrap
 from featurecache.errors import BackboneError, ConfigError
 
@@ -37,11 +37,11 @@ def build(model_id: str, *, options: BackboneOptions) -> Backbone:
         raise BackboneError(f"demo is one model and takes no name, got {model_id!r}")
     if options.architecture or options.image_size not in (None, 32):
         raise ConfigError(["demo takes no architecture options, and images of 32 pixels only"])
-    kind, _, seed = (options.weights or "").partition(":")
+    seed = seed_of(options.weights)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed) if kind == "random" and seed.isdigit() else 0)
+        torch.random.default_generator.manual_seed(seed or 0)
         module = VisionTransformer(**ARCHITECTURE)
-    if kind != "random":
+    if seed is None:
         path = WEIGHTS if options.weights is None else Path(options.weights)
         module.load_state_dict({name: value.float() for name, value in read_state_dict(path).items()})
     return wrap(module, name="demo", options=options, data_config=PREPROCESSING)

@@ -1,0 +1,123 @@
+"""Every model of timm: `timm:NAME[.tag]`, `hf-hub:OWNER/NAME`, `local-dir:FOLDER`.
+
+The recorded name carries the tag only where the weights come from it; with `--weights` it is the architecture's name, and
+the digest says which weights. On the device "meta" nothing is downloaded or allocated: the backbone can be described,
+not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import timm
+import timm.data
+import torch
+from torch import nn
+
+from featurecache.backbones import Backbone, BackboneOptions
+from featurecache.backbones._timm_names import Named, resolve
+from featurecache.backbones._timm_weights import with_weights
+from featurecache.backbones._wrapping import check_builds, fits, wrap
+from featurecache.errors import BackboneError, ConfigError
+
+OURS = {
+    "pretrained": "--weights", "checkpoint_path": "--weights", "pretrained_cfg": "the tag of the name",
+    "pretrained_cfg_overlay": "--transform", "features_only": "--layers", "device": "--device",
+    "dtype": "--precision", "cache_dir": "HF_HOME", "in_chans": "images of three channels",
+}  # fmt: skip
+"""Arguments of `timm.create_model` that are settings of ours, and what to give instead."""
+
+
+def build(model_id: str, *, options: BackboneOptions) -> Backbone:
+    """Build the model called `NAME[.tag]`; an unambiguous beginning of a tag is enough.
+
+    Raises:
+        UnknownNameError: timm has no such model, or the model no such tag; names the nearest.
+        WeightsError: the weights cannot be had, or are not of this architecture.
+        BackboneError, ConfigError: an option that this model cannot take.
+    """
+    named = resolve(model_id)
+    arguments = _arguments(options)
+    skeleton = check_builds(lambda: _on_meta(named, arguments), f"timm:{named.full}", options.architecture)
+    arguments, skeleton = _sized(named, arguments, skeleton, options)
+    module = skeleton
+    if options.device != "meta":
+        create = partial(timm.create_model, named.full, **arguments)
+        module = with_weights(create, named.full, skeleton, options.weights)
+    config = dict(timm.data.resolve_model_data_config(skeleton))
+    side = arguments.get("img_size", options.image_size)
+    if side is not None:
+        config["input_size"] = (3, *((side, side) if isinstance(side, int) else side))
+    is_plain = options.weights is None and not model_id.startswith("local-dir:")
+    name = f"timm:{named.full if is_plain else named.architecture}"
+    return wrap(module, name=name, asked=f"timm:{named.full}", options=options, data_config=config)
+
+
+def _arguments(options: BackboneOptions) -> dict[str, Any]:
+    given = dict(options.architecture)
+    problems = [f"{key} is not an option of the architecture: use {OURS[key]}" for key in given if key in OURS]
+    problems += [f"the architecture option {key} has no value" for key, value in given.items() if value is None]
+    if options.image_size is not None and given.get("img_size", options.image_size) != options.image_size:
+        problems.append(f"image_size is {options.image_size}, but the architecture's img_size {given['img_size']!r}")
+    if problems:
+        raise ConfigError(problems)
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+
+
+def _on_meta(named: Named, arguments: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        module: nn.Module = timm.create_model(named.full, pretrained=False, **arguments)
+    return module
+
+
+def _sized(
+    named: Named, arguments: dict[str, Any], skeleton: nn.Module, options: BackboneOptions
+) -> tuple[dict[str, Any], nn.Module]:
+    """Return the arguments and skeleton for the asked image size; nets that fix no size need no argument.
+
+    Raises:
+        BackboneError: the model cannot take images of that size; names the nearest that it can.
+    """
+    side = options.image_size
+    if side is None:
+        return arguments, skeleton
+    found = _at(named, arguments, side)
+    if found is not None:
+        return found
+    step = _step(skeleton)
+    below = (c for c in range(side // step * step, 0, -step) if c != side and _at(named, arguments, c))
+    above = (c for c in range((side // step + 1) * step, side + 9 * step, step) if _at(named, arguments, c))
+    sizes = [str(size) for size in (next(below, None), next(above, None)) if size is not None]
+    raise BackboneError(
+        f"timm:{named.full} cannot take images of {side} pixels: sides are multiples of {step} (patch or stride). "
+        f"The nearest that it takes: {' and '.join(sizes) or 'its own, without --image-size'}."
+    )
+
+
+def _at(named: Named, arguments: dict[str, Any], side: int) -> tuple[dict[str, Any], nn.Module] | None:
+    for extra in ({"img_size": side}, {}):
+        try:
+            skeleton = _on_meta(named, {**arguments, **extra})
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            continue  # a net without a fixed size: the same weights, other images
+        except (ValueError, AssertionError, RuntimeError, ZeroDivisionError):
+            return None
+        patch = _patch(skeleton)
+        if (patch is None or side % patch == 0) and fits(skeleton, (3, side, side)):
+            return {**arguments, **extra}, skeleton
+        return None
+    return None
+
+
+def _patch(module: nn.Module) -> int | None:
+    size = getattr(getattr(module, "patch_embed", None), "patch_size", None)
+    return int(size[0]) if isinstance(size, (tuple, list)) else size
+
+
+def _step(module: nn.Module) -> int:
+    reductions = [int(info.get("reduction", 1)) for info in getattr(module, "feature_info", None) or [{}]]
+    return _patch(module) or max(reductions)
