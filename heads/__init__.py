@@ -1,9 +1,11 @@
 """Light heads: features in, logits out. One file per head; the file name is the head's name.
 
-A file of this room defines `CONSUMES`, saying which layers it reads when the user names none ("last" or "all"), and
-`build(spec, *, options) -> nn.Module` with keyword-only options that have defaults. The module's `forward` takes the
+A file of this room defines `CONSUMES`, saying which layers it reads when the user names none ("last" or "all"),
+`LEARNING_RATE`, the one it trains with when the user names none, and `build(spec, *, options) -> nn.Module` with
+keyword-only options that have defaults. The module's `forward` takes the
 mapping of arrays that a `FeatureBatch` carries, (B, D) each in float32, and returns (B, C) logits. A head with a closed
-form also has `solve(batches)`, given an iterable of training batches that can be walked more than once.
+form also has `solve(batches)`, given an iterable of training batches that can be walked more than once; it returns what
+it chose, for the record. Parameters that require no gradient are not trained.
 The same heads serve cached and online training: nothing here knows where its features come from.
 """
 

@@ -24,6 +24,7 @@ from heads._inputs import Inputs
 from heads.ridge import as_logits, solve_ridge
 
 CONSUMES = "all"
+LEARNING_RATE = 1e-4
 
 Start = Literal["ridge", "probe", "published"]
 

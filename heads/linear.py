@@ -10,6 +10,7 @@ from heads import HeadSpec
 from heads._inputs import Inputs
 
 CONSUMES = "last"
+LEARNING_RATE = 1e-3
 
 
 class Linear(nn.Module):

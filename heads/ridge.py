@@ -23,6 +23,7 @@ from heads._inputs import Inputs
 log = logging.getLogger("featurecache")
 
 CONSUMES = "last"
+LEARNING_RATE = 0.0
 
 LAMBDAS = tuple(10.0 ** (k / 4) for k in range(-16, 13))
 """Tried values of lambda per row: the penalty is lambda * N, since the Gram matrix of standardised features grows with N."""

@@ -54,8 +54,8 @@ class TrainHeadConfig:
     """Option of the head k=v, e.g. start=published; may be given several times."""
     epochs: int = 50
     """Passes over the training rows."""
-    lr: float = 1e-3
-    """Learning rate at the start."""
+    lr: float | None = None
+    """Learning rate at the start; default: the head's own."""
     weight_decay: float = 0.01
     """Decay of the values, decoupled from the gradient under adamw."""
     batch_size: int = 256
@@ -86,7 +86,7 @@ class TrainHeadConfig:
     def __post_init__(self) -> None:
         check(
             (self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
-            (self.lr > 0, f"lr must be positive, got {self.lr}"),
+            (self.lr is None or self.lr > 0, f"lr must be positive, got {self.lr}"),
             (self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}"),
             (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
             (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
@@ -147,7 +147,8 @@ def run(config: TrainHeadConfig) -> TrainReport:
 def train_head(store: FeatureStore, config: TrainHeadConfig) -> TrainReport:
     """Train one head on the training rows, keep the values that are best on validation, measure validation and test."""
     started, header, device = time.perf_counter(), store.header, str(resolve_device(config.device))
-    arrays, combine = select_arrays(header, HEADS.load(config.head).CONSUMES, config.layers, config.tokens)
+    room = HEADS.load(config.head)
+    arrays, combine = select_arrays(header, room.CONSUMES, config.layers, config.tokens)
     sources = {split: CachedSource(store, arrays, labelled_rows(store, split)) for split in ("train", "val", "test")}
     _check_trainable(sources["train"], store)
     spec = HeadSpec(
@@ -161,7 +162,7 @@ def train_head(store: FeatureStore, config: TrainHeadConfig) -> TrainReport:
         torch.manual_seed(config.seed)
         head = build_head(config.head, spec, config.head_option)
         chosen = head.solve(sources["train"].walk(4096)) if hasattr(head, "solve") else {}
-        member = Member(head, config.lr, config.weight_decay)
+        member = Member(head, room.LEARNING_RATE if config.lr is None else config.lr, config.weight_decay)
         objective = cross_entropy(
             header.task, label_smoothing=config.label_smoothing, class_weights=_class_weights(sources["train"], config)
         ).to(device)
