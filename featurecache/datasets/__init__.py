@@ -80,7 +80,8 @@ def open_dataset(spec: str | Path, *, split_seed: int = 0) -> ImageDataset:
     """Open `spec`: a folder, a `.zip`/`.tar` of one, or `NAME[:ARGUMENT]` for a file of this room.
 
     Rows without a split are divided 80/20 into train and test by a digest of the sample id, and 10 % of train becomes
-    val likewise; adding samples moves none of the others.
+    val likewise. Adding samples moves none of the others, but one: a class whose every sample would be drawn keeps one in
+    train, and that one may leave it when the class grows.
 
     Raises:
         DatasetNotFoundError, DatasetError, UnknownNameError.
@@ -91,6 +92,8 @@ def open_dataset(spec: str | Path, *, split_seed: int = 0) -> ImageDataset:
 
 
 def _resolve(spec: str) -> tuple[str, str]:
+    if not spec:
+        raise ConfigError([f"no data set is named. Name a path, or NAME:ARGUMENT with NAME one of {_known()}"])
     prefix, colon, argument = spec.partition(":")
     path = Path(spec)
     if not path.exists() and prefix.replace("-", "_") in DATASETS.names():
@@ -99,4 +102,8 @@ def _resolve(spec: str) -> tuple[str, str]:
         return "archive", spec
     if path.is_dir() or "/" in spec or not colon:
         return "image_folder", spec
-    raise ConfigError([f"{spec!r} is neither a path nor NAME:ARGUMENT with NAME one of {', '.join(DATASETS.names())}"])
+    raise ConfigError([f"{spec!r} is neither a path nor NAME:ARGUMENT with NAME one of {_known()}"])
+
+
+def _known() -> str:
+    return ", ".join(DATASETS.names())

@@ -16,7 +16,9 @@ TEST_SHARE, VAL_SHARE = 0.2, 0.1
 def automatic(keys: Sequence[str], classes: npt.NDArray[np.int64], seed: int) -> list[str]:
     """Return train, val or test for every labelled sample, "" for the others.
 
-    `keys` are sample ids, or group keys where samples must not be separated. A class keeps at least one key in train.
+    `keys` are sample ids, or group keys where samples must not be separated. A class keeps at least one key in train:
+    where all of its keys are drawn, the one drawn last, which may therefore move when the class grows. No other key ever
+    moves.
     """
     split = ["train" if c >= 0 else "" for c in classes]
     draw_from(split, "train", "test", keys, classes, seed, TEST_SHARE)

@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-import os
-import tarfile
-import threading
-import zipfile
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 
 from PIL.Image import Image
 
 from featurecache.datasets import ImageDataset
-from featurecache.datasets._decoding import decode
+from featurecache.datasets._decoding import check_size, decode
 from featurecache.datasets._layout import SPLIT_FOLDERS, dataset_of, is_image
+from featurecache.datasets._members import Member, content, members
 from featurecache.errors import DatasetError, DatasetNotFoundError, UnreadableSampleError
 
+SUFFIXES = (".zip", ".tar")
 
+
+@dataclass(frozen=True, slots=True)
 class ArchiveReader:
-    """Row -> picture, from the members of an archive; opened anew in every thread and process that reads."""
+    """Row -> picture, from the members of an archive."""
 
-    def __init__(self, path: Path, members: list[str], paths: list[str]) -> None:
-        self.path, self.members, self.paths = path, members, paths
-        self._local = threading.local()
-
-    def __getstate__(self) -> tuple[Path, list[str], list[str]]:
-        return self.path, self.members, self.paths
-
-    def __setstate__(self, state: tuple[Path, list[str], list[str]]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
+    path: Path
+    members: list[Member]
+    paths: list[str]
 
     def __call__(self, row: int) -> Image:
         """Return the RGB picture of one row."""
+        member, sample_id = self.members[row], self.paths[row]
+        check_size(max(member.size, member.packed), sample_id)
         try:
-            content = self._member(self.members[row])
-        except (OSError, zipfile.BadZipFile, tarfile.TarError, RuntimeError, EOFError) as error:
-            raise UnreadableSampleError(self.paths[row], str(error)) from None
-        return decode(content, self.paths[row])
-
-    def _member(self, name: str) -> bytes:
-        if getattr(self._local, "owner", None) != os.getpid():
-            self._local.owner, self._local.archive = os.getpid(), _opened(self.path)
-        archive = self._local.archive
-        if isinstance(archive, zipfile.ZipFile):
-            return archive.read(name)
-        file = archive.extractfile(name)
-        assert file is not None
-        return bytes(file.read())
+            found = content(self.path, member)
+        except OSError as error:
+            raise UnreadableSampleError(sample_id, error.strerror or str(error)) from None
+        except ValueError as error:
+            raise UnreadableSampleError(sample_id, str(error)) from None
+        return decode(found, sample_id)
 
 
 def open(spec: str, *, split_seed: int = 0) -> ImageDataset:
@@ -54,36 +43,30 @@ def open(spec: str, *, split_seed: int = 0) -> ImageDataset:
     path = Path(spec).expanduser().resolve()
     if not path.is_file():
         raise DatasetNotFoundError(f"{spec} is not a file. Name a .zip or .tar of class folders, or a folder.")
-    with _opened(path) as archive:
-        members = [(name, size) for name, size in _members(archive) if is_image(name)]
-    bad = [name for name, _ in members if name.startswith("/") or ".." in PurePosixPath(name).parts]
-    if bad:
-        raise DatasetError(f"{spec} holds members that climb out of it: {', '.join(map(repr, bad[:5]))}. Repack it.")
-    prefix = _wrapping([name for name, _ in members])
-    files = [(name[len(prefix) :], size) for name, size in members]
-    twice = len(files) - len({name for name, _ in files})
-    if twice:
-        raise DatasetError(f"{spec} holds {twice} members whose name another member has too. Repack it.")
+    everything = members(path)
+    images = [member for member in everything if is_image(member.name)]
+    _check_names([member.name for member in everything], [member.name for member in images], spec)
+    wrapping = len(_wrapping([member.name for member in images]))
+    files = {member.name[wrapping:]: member for member in images}
     return dataset_of(
-        files,
-        name=path.name.split(".")[0],
+        [(name, member.size) for name, member in files.items()],
+        name=path.name.removesuffix(path.suffix) if path.suffix.lower() in SUFFIXES else path.name,
         spec=str(path),
         split_seed=split_seed,
-        reader=lambda paths: ArchiveReader(path, [prefix + name for name in paths], paths),
+        reader=lambda paths: ArchiveReader(path, [files[name] for name in paths], paths),
     )
 
 
-def _opened(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
-    try:
-        return zipfile.ZipFile(path) if zipfile.is_zipfile(path) else tarfile.open(path)
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
-        raise DatasetError(f"{path} is not a .zip or .tar that can be read: {error}") from None
-
-
-def _members(archive: zipfile.ZipFile | tarfile.TarFile) -> Iterable[tuple[str, int]]:
-    if isinstance(archive, zipfile.ZipFile):
-        return [(info.filename, info.file_size) for info in archive.infolist() if not info.is_dir()]
-    return [(info.name.removeprefix("./"), info.size) for info in archive if info.isfile()]
+def _check_names(names: list[str], images: list[str], spec: str) -> None:
+    problems = []
+    climbing = [name for name in names if name.startswith("/") or ".." in name.split("/")]
+    if climbing:
+        problems.append(f"members that climb out of it: {', '.join(map(repr, climbing[:5]))}")
+    twice = [name for name, count in Counter(images).items() if count > 1]
+    if twice:
+        problems.append(f"several members of one name: {', '.join(map(repr, twice[:5]))}")
+    if problems:
+        raise DatasetError(f"{spec} holds {'; and '.join(problems)}. Pack it again.")
 
 
 def _wrapping(names: list[str]) -> str:

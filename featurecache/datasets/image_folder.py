@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL.Image import Image
 
 from featurecache.datasets import ImageDataset
-from featurecache.datasets._decoding import decode
-from featurecache.datasets._layout import dataset_of, is_image
-from featurecache.errors import DatasetNotFoundError, UnreadableSampleError
+from featurecache.datasets._decoding import check_size, decode
+from featurecache.datasets._layout import dataset_of, is_hidden, is_image
+from featurecache.errors import DatasetError, DatasetNotFoundError, UnreadableSampleError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,16 @@ class FolderReader:
 
     def __call__(self, row: int) -> Image:
         """Return the RGB picture of one row."""
-        path = self.root / self.paths[row]
+        sample_id = self.paths[row]
         try:
-            content = path.read_bytes()
+            with (self.root / sample_id).open("rb") as file:
+                check_size(os.fstat(file.fileno()).st_size, sample_id)
+                content = file.read()
+        except UnreadableSampleError:
+            raise
         except OSError as error:
-            raise UnreadableSampleError(self.paths[row], error.strerror or str(error)) from None
-        return decode(content, self.paths[row])
+            raise UnreadableSampleError(sample_id, error.strerror or str(error)) from None
+        return decode(content, sample_id)
 
 
 def open(spec: str, *, split_seed: int = 0) -> ImageDataset:
@@ -39,8 +43,14 @@ def open(spec: str, *, split_seed: int = 0) -> ImageDataset:
         raise DatasetNotFoundError(
             f"{spec} is not a folder. Name a folder of class folders, a .zip or .tar of one, or digits."
         )
+    try:
+        files = list(_scan(str(root), "", (_place(str(root)),)))
+    except OSError as error:
+        raise DatasetError(
+            f"cannot list {error.filename}: {error.strerror}. Make it readable, or move it away."
+        ) from None
     return dataset_of(
-        _scan(root, ""),
+        files,
         name=root.name,
         spec=str(root),
         split_seed=split_seed,
@@ -48,11 +58,28 @@ def open(spec: str, *, split_seed: int = 0) -> ImageDataset:
     )
 
 
-def _scan(root: Path, below: str) -> Iterator[tuple[str, int]]:
-    with os.scandir(root / below) as entries:
-        for entry in sorted(entries, key=lambda e: e.name):
-            relative = f"{below}/{entry.name}" if below else entry.name
-            if entry.is_dir() and not entry.name.startswith("."):
-                yield from _scan(root, relative)
-            elif is_image(relative):
-                yield relative, entry.stat().st_size
+def _scan(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int]]:
+    """Yield (path relative to the root, size) of the images in `folder`; `above` are the places of the folders around."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                place = _place(entry.path)
+                if place in above:
+                    raise DatasetError(f"{entry.path} is a link to a folder that holds it. Remove the link.")
+                yield from _scan(entry.path, f"{below}{entry.name}/", (*above, place))
+            elif is_image(entry.name) and (entry.is_file() or entry.is_symlink()):
+                yield below + entry.name, _size(entry)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:  # a link to nothing: its row is there, and reading it says why it cannot be read
+        return -1
+
+
+def _place(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino

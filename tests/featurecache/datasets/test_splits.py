@@ -1,0 +1,130 @@
+"""Automatic splits: near 80/20, balanced, and stable when data sets grow."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from featurecache.datasets import open_dataset
+from featurecache.datasets._splits import TEST_SHARE, automatic
+from featurecache.seeding import unit_interval
+from tests.featurecache.datasets.pictures import as_folder, encoded, tree
+
+
+def ids(classes: int, each: int) -> tuple[list[str], np.ndarray]:
+    keys = [f"class{c}/{i}.jpg" for c in range(classes) for i in range(each)]
+    return keys, np.repeat(np.arange(classes), each)
+
+
+def test_a_fifth_is_test_and_a_tenth_of_the_rest_is_val():
+    counts = Counter(automatic(*ids(10, 1000), seed=0))
+
+    assert counts["test"] / 10_000 == pytest.approx(0.2, abs=0.012)  # three deviations
+    assert counts["val"] / 10_000 == pytest.approx(0.08, abs=0.009)
+
+
+def test_every_class_is_divided_in_the_same_proportion():
+    keys, classes = ids(20, 500)
+    split = np.asarray(automatic(keys, classes, seed=0))
+
+    shares = [(split[classes == c] == "test").mean() for c in range(20)]
+
+    assert max(abs(share - 0.2) for share in shares) < 4 * np.sqrt(0.2 * 0.8 / 500)
+
+
+def test_adding_samples_and_classes_moves_no_other_sample():
+    keys, classes = ids(12, 40)
+    before = dict(zip(keys, automatic(keys, classes, seed=0), strict=True))
+    more, more_classes = ids(14, 90)
+
+    after = dict(zip(more, automatic(more, more_classes, seed=0), strict=True))
+
+    assert {key: after[key] for key in before} == before
+
+
+def test_only_the_sample_that_saved_its_class_may_move_when_the_class_grows():
+    drawn = [key for key in (f"a/{i}" for i in range(500)) if unit_interval(key, "split", "test", 0) < TEST_SHARE]
+    alone = automatic(drawn[:5], np.zeros(5, np.int64), seed=0)
+    grown = automatic(["a/new", *drawn[:5]], np.zeros(6, np.int64), seed=0)
+
+    assert unit_interval("a/new", "split", "test", 0) > TEST_SHARE
+    assert sorted(alone) == ["test"] * 4 + ["train"]
+    assert [(a, b) for a, b in zip(alone, grown[1:], strict=True) if a != b] == [("train", "test")]
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_classes_of_one_or_two_images_keep_one_to_learn_from(each):
+    keys, classes = ids(300, each)
+    split = np.asarray(automatic(keys, classes, seed=0))
+
+    assert set(classes[split == "train"].tolist()) == set(range(300))
+    assert ("test" in split) == (each == 2)
+
+
+def test_another_seed_draws_another_split():
+    keys, classes = ids(5, 200)
+
+    splits = [automatic(keys, classes, seed=seed) for seed in (0, 0, 1)]
+
+    assert splits[0] == splits[1] != splits[2]
+
+
+def test_keys_that_are_shared_are_never_separated():
+    groups = [f"patient {i // 7}" for i in range(700)]
+    split = automatic(groups, np.arange(700) % 3, seed=0)
+
+    assert len(set(zip(groups, split, strict=True))) == 100
+
+
+def test_unlabelled_samples_are_in_no_split():
+    assert automatic(["a", "b"], np.array([-1, -1]), seed=0) == ["", ""]
+
+
+def test_train_and_test_folders_are_kept_and_val_is_drawn_from_train(tmp_path):
+    dataset = open_dataset(
+        as_folder(tree({"train/cat": 60, "train/dog": 60, "test/cat": 10, "test/dog": 10}), tmp_path)
+    )
+
+    where = Counter((name.split("/")[0], split) for name, split in zip(*columns(dataset), strict=True))
+    assert where["test", "test"] == 20
+    assert set(where) == {("test", "test"), ("train", "train"), ("train", "val")}
+    assert 3 <= where["train", "val"] <= 25
+    assert dataset.identity["split_rule"] == "folders, val 10 % of train, seed 0"
+    assert dataset.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val", "test"), ("training", "validation", "test"), ("Train", "Valid", "TEST")]
+)
+def test_three_folders_are_the_three_splits_by_any_usual_name(names, tmp_path):
+    folders = {f"{name}/{label}": 4 for name in names for label in ("cat", "dog")}
+
+    dataset = open_dataset(as_folder(tree(folders), tmp_path), split_seed=3)
+
+    where = {(name.split("/")[0], split) for name, split in zip(*columns(dataset), strict=True)}
+    assert where == set(zip(names, ("train", "val", "test"), strict=True))
+    assert dataset.identity["split_rule"] == "folders"
+
+
+def test_a_flat_folder_is_unlabelled_and_in_no_split(tmp_path):
+    dataset = open_dataset(as_folder({f"{i}.jpg": encoded(i) for i in range(5)}, tmp_path), split_seed=5)
+
+    assert dataset.table.target.tolist() == [-1] * 5
+    assert set(dataset.table.split) == {""}
+    assert dataset.class_names == ()
+    assert dataset.identity["split_rule"] == "none"
+
+
+def test_flat_split_folders_are_unlabelled_but_keep_their_splits(tmp_path):
+    files = {f"{name}/{i}.jpg": encoded(i) for name in ("train", "test") for i in range(20)}
+
+    dataset = open_dataset(as_folder(files, tmp_path))
+
+    assert set(dataset.table.target.tolist()) == {-1}
+    assert Counter(dataset.table.split) == {"train": 20, "test": 20}
+
+
+def columns(dataset):
+    return dataset.table.sample_id, dataset.table.split
