@@ -26,6 +26,8 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "logme": ("pipelines.rank:RankConfig", "Rank the layers of stores by how well they explain the labels."),
     "train-head": ("pipelines.train_head:TrainHeadConfig", "Train a light head on the features of a store."),
+    "predict": ("pipelines.predict:PredictConfig", "Say what a trained run sees in images."),
+    "demo": ("pipelines.demo:DemoConfig", "Run the whole pipeline once, with no download."),
     "info": ("pipelines.inspect:InfoConfig:info", "Say what a store or a run holds."),
     "list": ("pipelines.inspect:ListConfig:list_names", "List data sets, backbones, heads and store formats."),
 }

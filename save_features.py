@@ -6,36 +6,47 @@ of a run that was not, and the finished stores are equal byte for byte.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 import logme
-from featurecache.backbones import Backbone, BackboneOptions, Request, load_backbone
+from featurecache.backbones import Backbone, BackboneOptions, load_backbone
 from featurecache.casting import as_numbers, stored_form
 from featurecache.checks import check
 from featurecache.datasets import ImageDataset, open_dataset
 from featurecache.devices import default_precision, environment, resolve_device
-from featurecache.errors import (
-    BackboneError,
-    StoreContentsError,
-    StoreMismatchError,
-)
-from featurecache.features import ArraySpec, Header, differences, parse_layer_array
+from featurecache.errors import StoreContentsError
+from featurecache.features import ArraySpec, Header, parse_layer_array
 from featurecache.files import json_bytes, write_atomic
 from featurecache.progress import Bar, Stopwatch
+from featurecache.provenance import note
+from featurecache.recomputing import changes, check_unchanged
 from featurecache.reports import Table
+from featurecache.requests import header_of, request_of, requested
 from featurecache.sources.images import decoded, grid
-from featurecache.stores import FeatureStore, create_store, open_store
+from featurecache.stores import (
+    FeatureStore,
+    WriteBehind,
+    create_store,
+    format_of,
+    gaps,
+    lacking,
+    open_store,
+    progress,
+    united,
+)  # fmt: skip
 
 log = logging.getLogger("featurecache")
 
@@ -60,6 +71,8 @@ class SaveFeaturesConfig:
     """dtype of the stored features."""
     logits: bool = False
     """Keep the logits of the model's own head too."""
+    extend: bool = False
+    """Add the layers, tokens or logits that an existing store lacks; nothing that is there is computed again."""
     weights: str | None = None
     """Weights file (.safetensors, or a state dict), or random:SEED, instead of a download."""
     backbone_option: Mapping[str, Any] = field(default_factory=dict)
@@ -101,45 +114,74 @@ class ExtractionReport:
     store: Path
     rows: int
     kept: int
-    """Rows that were committed before."""
+    """Rows that were committed before, in every array."""
     recomputed: int
     """Rows that a stopped run had begun to compute, but not committed."""
     skipped: int
+    was_finished: bool
+    """Whether the store was finished before, so that nothing was computed."""
     seconds: float
     waited: str
     scores: list[dict[str, Any]]
+    added: tuple[str, ...] = ()
+    """Arrays by which the store was extended."""
+    beyond: tuple[str, ...] = ()
+    """Arrays that the store holds and this run did not ask for."""
 
     def tables(self) -> list[Table]:
         """Return one table of the layers' scores."""
-        computed = self.rows - self.kept
-        notes = [f"{self.store}: {self.rows} rows, {computed} computed in {self.seconds:.1f} s {self.waited}".rstrip()]
-        if self.kept == self.rows:
-            notes = [f"{self.store} holds all of this already: nothing to do"]
-        elif self.kept or self.recomputed:
-            notes.append(f"went on: kept {self.kept} rows, recomputed {self.recomputed}")
-        if self.skipped:
-            notes.append(f"{self.skipped} rows are skipped: their images cannot be read")
         rows = [(score["array"], f"{score['score']:.4f}") for score in self.scores]
-        return [Table("LogME of the training rows", ("array", "LogME"), rows, notes)]
+        return [Table("LogME of the training rows", ("array", "LogME"), rows, list(self._notes()))]
+
+    def _notes(self) -> Iterator[str]:
+        computed = self.rows - self.kept
+        more = f", and more than that ({_named(self.beyond)})" if self.beyond else ""
+        if self.was_finished:
+            yield f"{self.store} holds all of this already{more}: nothing to do"
+        else:
+            yield f"{self.store}: {self.rows} rows, {computed} computed in {self.seconds:.1f} s {self.waited}".rstrip()
+            if more:
+                yield f"holds all that was asked for{more}"
+        if self.added:
+            yield f"extended by {_named(self.added)}; what was there is as it was"
+        elif not self.was_finished and (self.kept or self.recomputed):
+            yield f"went on: kept {self.kept} rows, recomputed {self.recomputed}"
+        if self.skipped:
+            yield f"{self.skipped} rows are skipped: their images cannot be read"
 
     def json(self) -> dict[str, Any]:
         """Return everything the tables say."""
-        names = ("rows", "kept", "recomputed", "skipped", "seconds", "scores")
-        return {"store": str(self.store), **{name: getattr(self, name) for name in names}}
+        plain = {"store": str(self.store), "added": list(self.added), "beyond": list(self.beyond)}
+        names = ("rows", "kept", "recomputed", "skipped", "was_finished", "seconds", "scores")
+        return {**plain, **{name: getattr(self, name) for name in names}}
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = [*names[:2], f"{len(names) - 3} more", names[-1]] if len(names) > 4 else names
+    return ", ".join(shown)
 
 
 def run(config: SaveFeaturesConfig) -> ExtractionReport:
     """Extract, or go on where an earlier run of the same command stopped."""
+    format_of(config.out)  # what cannot be written is told before a backbone is built
+    held = open_store(config.out).header if config.out.exists() else None
     dataset = open_dataset(config.data, split_seed=config.split_seed)
     backbone = load_backbone(config.backbone, backbone_options(config))
-    request = requested(backbone, config)
-    header = header_of(backbone, dataset, request, config)
-    if config.out.exists():
-        store = reopened(config.out, header)
+    request = requested(backbone, config.layers, config.tokens, logits=config.logits)
+    wanted = header_of(backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size)
+    if held is None:
+        store = create_store(config.out, wanted, dataset.table, chunk_multiple=config.batch_size)
     else:
-        store = create_store(config.out, header, dataset.table, chunk_multiple=config.batch_size)
+        store = reopened(backbone, dataset, wanted, config)
     try:
-        return save_features(backbone, dataset, store, config)
+        report = save_features(backbone, dataset, store, config)
+        names, before = ({spec.name for spec in header.arrays} for header in (wanted, held or wanted))
+        there = [spec.name for spec in store.header.arrays]
+        return dataclasses.replace(
+            report,
+            added=tuple(name for name in there if name not in before),
+            beyond=tuple(name for name in there if name not in names),
+        )
     finally:
         store.close()
 
@@ -158,97 +200,59 @@ def backbone_options(config: SaveFeaturesConfig) -> BackboneOptions:
     )
 
 
-def requested(backbone: Backbone, config: SaveFeaturesConfig) -> Request:
-    """Return the features that the config asks of this backbone.
+def reopened(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: SaveFeaturesConfig) -> FeatureStore:
+    """Open an existing store: for reading where nothing is to be done, else for writing, extended where that was asked.
 
     Raises:
-        BackboneError: a layer or kind of token that the model does not have.
+        StoreMismatchError: it holds other features, or the backbone no longer gives what is stored.
+        StoreContentsError: it holds these features, but not all that is asked for, and `extend` was not given.
     """
-    layers = parse_layers(config.layers, len(backbone.layers))
-    kinds = backbone.tokens[:1] if config.tokens == "auto" else tuple(config.tokens.split("+"))
-    return Request(layers=layers, tokens=kinds if layers else (), logits=config.logits)
-
-
-def parse_layers(text: str, count: int) -> tuple[int, ...]:
-    """Return the ascending indices that "all", "last", "none" or "0,3,6-11" means for `count` layers."""
-    named = {"all": range(count), "last": range(max(count - 1, 0), count), "none": range(0)}
-    if text in named:
-        return tuple(named[text])
-    try:
-        spans = [[int(edge) for edge in part.split("-")] for part in text.split(",")]
-        found = sorted({index for span in spans for index in range(span[0], span[-1] + 1)})
-    except ValueError:
-        raise BackboneError(f"--layers must be all, last, none, or indices such as 0,3,6-11; got {text!r}") from None
-    if not found or found[-1] >= count:
-        raise BackboneError(
-            f"--layers {text} asks for layers that are not there: the model has layers 0 to {count - 1}"
-        )
-    return tuple(found)
-
-
-def header_of(backbone: Backbone, dataset: ImageDataset, request: Request, config: SaveFeaturesConfig) -> Header:
-    """Return the header of the store that would hold the requested features; one forward pass gives the shapes."""
-    probe = torch.zeros(1, *backbone.input_size, device=backbone.device)
-    shapes = {name: tuple(values.shape[1:]) for name, values in backbone.forward(probe, request).items()}
-    return Header(
-        backbone={**backbone.identity, "batch_size": config.batch_size},
-        dataset=dataset.identity,
-        rows=len(dataset),
-        views=1,
-        task=dataset.task,
-        class_names=dataset.class_names,
-        layers=tuple(layer for layer in backbone.layers if layer.index in request.layers),
-        tokens=request.tokens,
-        arrays=tuple(ArraySpec(name, shape, config.dtype) for name, shape in sorted(shapes.items())),
-    )
-
-
-def reopened(path: Path, wanted: Header) -> FeatureStore:
-    """Open an existing store for going on.
-
-    Raises:
-        StoreMismatchError: it holds other features; names every field that differs.
-        StoreContentsError: it holds these features, but not all that is asked for.
-    """
-    header = open_store(path).header
-    fields = differences(
-        {"backbone": wanted.backbone, "data": wanted.dataset}, {"backbone": header.backbone, "data": header.dataset}
-    )
-    if fields:
-        lines = "\n".join(f"  {name}: the store has {theirs!r}, this run {ours!r}" for name, ours, theirs in fields)
-        raise StoreMismatchError(f"{path} holds other features than this run would make:\n{lines}\nGive another --out.")
-    absent = [spec.name for spec in wanted.arrays if spec not in header.arrays]
-    if absent:
+    store = open_store(config.out)
+    absent = [spec.name for spec in lacking(config.out, store.header, wanted)]
+    if absent and not config.extend:
         raise StoreContentsError(
-            f"{path} holds these features, but without {', '.join(absent)} as {wanted.arrays[0].dtype}. Give another --out."
+            f"{config.out} holds these features, but without {', '.join(absent)}. Give --extend to add just those "
+            "(nothing that is there is computed again), or another --out."
         )
-    return open_store(path, writable=True)
+    if store.finished and not absent:
+        return store
+    store = open_store(config.out, writable=True)
+    try:
+        if not store.finished:
+            log.info("going on: kept %d rows, recomputing %d", *progress(store))
+        changed = changes(config.out, str(backbone.device)) if absent or store.missing() else {}
+        if changed and (found := check_unchanged(backbone, dataset, store, changed)):
+            log.info("%s changed; features recomputed to %.1e of their size", ", ".join(changed), found.relative)
+        if absent:
+            log.info("extending by %s", ", ".join(absent))
+            store.extend(united(store.header, wanted), chunk_multiple=config.batch_size)
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 def save_features(
     backbone: Backbone, dataset: ImageDataset, store: FeatureStore, config: SaveFeaturesConfig
 ) -> ExtractionReport:
     """Compute what the store lacks, commit it, seal the store, and score every layer."""
-    gaps = store.missing()
-    lacking = sum(map(len, gaps))
-    watch = Stopwatch()
-    recomputed = sum(len(range(gap.start, min(gap.stop, store.interrupted_at))) for gap in gaps)
-    if lacking and lacking < store.header.rows:
-        log.info("going on: kept %d rows, recomputing %d", store.header.rows - lacking, recomputed)
-    if lacking:
-        _note_provenance(store.path, config, backbone)
-        _extract(backbone, dataset, store, config, gaps, watch)
+    watch, was_finished, rows = Stopwatch(), store.finished, store.header.rows
+    kept, recomputed = progress(store)
+    if kept < rows:
+        note(store.path, facts(backbone, config))
+        with Bar("extracting", rows, kept, config.quiet) as bar:
+            _extract(backbone, dataset, store, config, watch=watch, bar=bar)
     if not store.finished:
         store.finish()
-    skipped = sum(status != "ok" for status in store.status())
     return ExtractionReport(
         store=store.path,
-        rows=store.header.rows,
-        kept=store.header.rows - lacking,
+        rows=rows,
+        kept=kept,
         recomputed=recomputed,
-        skipped=skipped,
+        skipped=int((store.status() != "ok").sum()),
+        was_finished=was_finished,
         seconds=watch.elapsed,
-        waited=f"({watch})" if lacking else "",
+        waited=f"({watch})" if kept < rows else "",
         scores=saved_scores(store),
     )
 
@@ -258,53 +262,31 @@ def _extract(
     dataset: ImageDataset,
     store: FeatureStore,
     config: SaveFeaturesConfig,
-    gaps: Sequence[range],
+    *,
     watch: Stopwatch,
+    bar: Bar,
 ) -> None:
-    header = store.header
-    request = _request_of(header)
-    done = header.rows - sum(map(len, gaps))
-    batches = [rows for gap in gaps for rows in grid(gap, config.batch_size)]
-    committed = time.monotonic()
-    with Bar("extracting", header.rows, done, config.quiet) as bar:
-        for rows, images, skipped in decoded(
-            backbone, dataset, batches, watch, threads=config.decode_threads, on_error=config.on_error
-        ):
-            store.begin(rows)
-            with watch.waiting("model"):
-                outputs = backbone.forward(images.to(backbone.device), request)
-            with watch.waiting("write"):
-                ids = [dataset.table.sample_id[row] for row in rows]
-                store.write(
-                    rows,
-                    stored_form(outputs, header.arrays, ids, skipped),
-                    {rows[i]: why for i, why in skipped.items()},
-                )
-                if _is_due(store.uncommitted, config.commit_rows, committed):
-                    store.commit()
-                    committed = time.monotonic()
-            bar.advance(len(rows), watch)
+    ids = dataset.table.sample_id
+    with WriteBehind(store, config.commit_rows) as behind:
+        for gap, arrays in gaps(store):
+            request, batches = request_of(store.header.tokens, arrays), list(grid(gap, config.batch_size))
+            for rows, images, skipped in decoded(
+                backbone, dataset, batches, watch, threads=config.decode_threads, on_error=config.on_error
+            ):
+                store.begin(rows)
+                with watch.waiting("model"):
+                    outputs = backbone.forward(images.to(backbone.device), request)
+                with watch.waiting("write"):
+                    cast = partial(stored_form, outputs, arrays, [ids[row] for row in rows], skipped)
+                    behind.write(rows, cast, {rows[place]: reason for place, reason in skipped.items()})
+                bar.advance(len(rows), watch)
         with watch.waiting("write"):
-            store.commit()
+            behind.commit()
 
 
-def _is_due(uncommitted: int, commit_rows: int | None, committed: float) -> bool:
-    by_rows = commit_rows is not None and uncommitted >= commit_rows
-    return by_rows or time.monotonic() - committed >= 30
-
-
-def _request_of(header: Header) -> Request:
-    names = {spec.name for spec in header.arrays}
-    return Request(
-        layers=tuple(layer.index for layer in header.layers),
-        tokens=header.tokens,
-        embedding="embedding" in names,
-        logits="logits" in names,
-    )
-
-
-def _note_provenance(path: Path, config: SaveFeaturesConfig, backbone: Backbone) -> None:
-    facts = {
+def facts(backbone: Backbone, config: SaveFeaturesConfig) -> dict[str, Any]:
+    """Return what is recorded of a run that computes rows, and never compared."""
+    return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "data": str(Path(config.data).resolve()) if Path(config.data).exists() else config.data,
@@ -312,57 +294,60 @@ def _note_provenance(path: Path, config: SaveFeaturesConfig, backbone: Backbone)
         "device": str(backbone.device),
         "environment": environment(),
     }
-    with open(path / "provenance.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(facts, default=str) + "\n")
-
-
-def score_layers(store: FeatureStore, rows: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Return the LogME of every vector array over `rows` as stored, one pass each, in float64.
-
-    An array is scored when one row is a vector (D,): the embedding and each layer's cls and mean.
-    """
-    targets = np.asarray(store.table().target)[rows]
-    header = store.header
-    task = header.task
-    scores = []
-    for spec in header.arrays:
-        if len(spec.tail) != 1 or spec.name == "logits":
-            continue
-        moments = logme.Moments(spec.tail[0], len(header.class_names), task=task)
-        for start in range(0, len(rows), 4096):
-            piece = rows[start : start + 4096]
-            moments.update(as_numbers(store.read(spec.name, piece), spec.dtype), targets[start : start + 4096])
-        fitted = logme.LogME(task=task).fit_moments(moments)
-        layer = parse_layer_array(spec.name)
-        scores.append(
-            {
-                "array": spec.name,
-                "layer": layer[1] if layer else None,
-                "token": layer[0] if layer else None,
-                "score": float(fitted.score_),
-                "evidence": [float(value) for value in fitted.evidence_],
-                "rows": len(rows),
-            }
-        )
-    return scores
 
 
 def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
-    """Return the scores kept with a finished store, computing and keeping them the first time; [] without labels."""
+    """Return the LogME of every vector array of a finished store over its labelled training rows; [] without labels.
+
+    An array is scored once, when its score is first asked for, and its score is kept beside it; an array is a vector
+    array when one row is (D,): the embedding and each layer's cls and mean.
+    """
     path = store.path / "scores" / "logme.json"
-    if path.exists():
-        kept: list[dict[str, Any]] = json.loads(path.read_text())
-        return kept
+    kept = {score["array"]: score for score in json.loads(path.read_text())} if path.exists() else {}
+    arrays = [spec for spec in store.header.arrays if len(spec.tail) == 1 and spec.name != "logits"]
+    fresh = [spec for spec in arrays if spec.name not in kept]
+    rows = scored_rows(store) if fresh else np.empty(0, np.int64)
+    if len(rows) >= 2:
+        kept |= {spec.name: score_array(store, spec, rows) for spec in fresh}
+        with _kept_where_writable(path):
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, json_bytes([kept[spec.name] for spec in arrays]))
+    return [kept[spec.name] for spec in arrays if spec.name in kept]
+
+
+@contextmanager
+def _kept_where_writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.warning("scores are not kept in %s: %s", path, error.strerror or error)
+
+
+def scored_rows(store: FeatureStore) -> npt.NDArray[np.int64]:
+    """Return the readable, labelled rows of the training split, ascending."""
     table = store.table()
     targets = np.asarray(table.target)
     labelled = targets >= 0 if targets.ndim == 1 else ~np.isnan(targets.astype(np.float64)).any(1)
-    rows = np.flatnonzero((store.status() == "ok") & (np.asarray(table.split) == "train") & labelled)
-    if len(rows) < 2:
-        return []
-    scores = score_layers(store, rows)
-    path.parent.mkdir(exist_ok=True)
-    write_atomic(path, json_bytes(scores))
-    return scores
+    return np.flatnonzero((store.status() == "ok") & (np.asarray(table.split) == "train") & labelled)
+
+
+def score_array(store: FeatureStore, spec: ArraySpec, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Return the LogME of one array over `rows` as stored, in one pass, in float64."""
+    header, targets = store.header, np.asarray(store.table().target)[rows]
+    moments = logme.Moments(spec.tail[0], len(header.class_names), task=header.task)
+    for start in range(0, len(rows), 4096):
+        piece = slice(start, start + 4096)
+        moments.update(as_numbers(store.read(spec.name, rows[piece]), spec.dtype), targets[piece])
+    fitted = logme.LogME(task=header.task).fit_moments(moments)
+    token, layer = parse_layer_array(spec.name) or (None, None)
+    return {
+        "array": spec.name,
+        "layer": layer,
+        "token": token,
+        "score": float(fitted.score_),
+        "evidence": [float(value) for value in fitted.evidence_],
+        "rows": len(rows),
+    }
 
 
 if __name__ == "__main__":

@@ -36,7 +36,12 @@ class Measured:
 
 
 def measure(
-    scores: npt.NDArray[Any], targets: npt.NDArray[Any], task: Task, *, groups: Sequence[str] | None = None, seed: int = 0
+    scores: npt.NDArray[Any],
+    targets: npt.NDArray[Any],
+    task: Task,
+    *,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Return metric name -> `Measured`, and "per_class_recall" -> list for classification.
 

@@ -16,7 +16,9 @@ from torch.optim import SGD, AdamW, Optimizer
 Rule = Literal["adamw", "sgd"]
 
 
-def optimizer_of(rule: Rule, parameters: Iterable[Tensor], lr: Tensor, weight_decay: Tensor, momentum: float) -> Optimizer:
+def optimizer_of(
+    rule: Rule, parameters: Iterable[Tensor], lr: Tensor, weight_decay: Tensor, momentum: float
+) -> Optimizer:
     """Return torch's own optimiser for one head, and its stacked form for several; `lr` and `weight_decay` are (M,)."""
     if len(lr) > 1:
         settings: dict[str, Any] = {"lr": 1.0, "rates": lr, "weight_decay": weight_decay}

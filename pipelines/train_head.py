@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,7 +113,11 @@ class TrainReport:
 
     def _cost(self) -> str:
         record = self.record
-        trained = f"best at epoch {record['best_epoch']} of {record['epochs']}" if record["trained_parameters"] else "closed form"
+        trained = (
+            f"best at epoch {record['best_epoch']} of {record['epochs']}"
+            if record["trained_parameters"]
+            else "closed form"
+        )
         return f"{trained}, {record['parameters']} parameters, {record['seconds']:.1f} s"
 
     def json(self) -> dict[str, Any]:
@@ -123,7 +126,9 @@ class TrainReport:
 
 
 def _shown(measured: Mapping[str, float | None]) -> str:
-    value, low, high = (float("nan") if v is None else v for v in (measured["value"], measured["low"], measured["high"]))
+    value, low, high = (
+        float("nan") if v is None else v for v in (measured["value"], measured["low"], measured["high"])
+    )
     return f"{value:.4f} [{low:.4f}, {high:.4f}]"
 
 
@@ -136,7 +141,7 @@ def run(config: TrainHeadConfig) -> TrainReport:
     store = open_store(config.store)
     HEADS.load(config.head)
     wanted = {
-        **{k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items() if k not in ("out", "quiet")},
+        **{k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in ("out", "quiet")},
         "features": {"backbone": dict(store.header.backbone), "data": dict(store.header.dataset)},
     }  # fmt: skip
     if is_done(config.out, wanted):
@@ -166,7 +171,14 @@ def train_head(store: FeatureStore, config: TrainHeadConfig) -> TrainReport:
         objective = cross_entropy(
             header.task, label_smoothing=config.label_smoothing, class_weights=_class_weights(sources["train"], config)
         ).to(device)
-        fit([member], sources["train"], sources["val"], objective, _recipe(config, sources["train"], device), header.task)
+        fit(
+            [member],
+            sources["train"],
+            sources["val"],
+            objective,
+            _recipe(config, sources["train"], device),
+            header.task,
+        )
     metrics = {}
     for split in ("val", "test"):
         if len(sources[split]):
@@ -183,7 +195,7 @@ def train_head(store: FeatureStore, config: TrainHeadConfig) -> TrainReport:
         "parameters": sum(p.numel() for p in head.parameters()), "trained_parameters": sum(trained),
         "rows": {split: len(source) for split, source in sources.items()},
         "features": {"backbone": dict(header.backbone), "data": dict(header.dataset), "origin": origin_of(store.path),
-                     "dtypes": {name: header.array(name).dtype for name in arrays}},
+                     "tokens": list(header.tokens), "arrays": [asdict(header.array(name)) for name in arrays]},
         "environment": environment(), "seconds": time.perf_counter() - started,
     }  # fmt: skip
     write_record(config.out, record)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from featurecache.backbones._weights import key_list, read_state_dict, seed_of
+from featurecache.backbones._weights import differing, key_list, read_state_dict, seed_of
 from featurecache.errors import WeightsError
 
 log = logging.getLogger(__name__)
@@ -94,16 +94,15 @@ class MissingKeys(logging.Handler):
 
 
 def _refusal(name: str, path: Path, reason: str, skeleton: nn.Module, given: set[str]) -> str:
-    sizes = re.findall(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", reason)
+    found = re.findall(r"size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)", reason)
     missing, unexpected = (_quoted(reason, kind) for kind in ("Missing", "Unexpected"))
-    if not (sizes or missing or unexpected):
+    if not (found or missing or unexpected):
         own = set(skeleton.state_dict())
         missing, unexpected = sorted(own - given), sorted(given - own)
-    parts = [f"missing {key_list(missing)}"] if missing else []
-    parts += [f"unexpected {key_list(unexpected)}"] if unexpected else []
-    parts += [f"of another shape {key_list([f'{key} {theirs}, not {ours}' for key, theirs, ours in sizes])}"] * bool(sizes)
-    listed = "\n  ".join(parts) or reason
-    return f"{path} does not hold the weights of timm:{name}:\n  {listed}\nGive a file of this architecture.{_advice(skeleton, sizes, unexpected)}"
+    shapes = [f"{key} [{theirs}], not [{ours}]" for key, theirs, ours in found]
+    advice = _advice(skeleton, [key for key, _, _ in found] + unexpected)
+    listed = differing(missing, unexpected, shapes) or reason
+    return f"{path} does not hold the weights of timm:{name}:\n  {listed}\nGive a file of this architecture.{advice}"
 
 
 def _quoted(reason: str, kind: str) -> list[str]:
@@ -111,12 +110,11 @@ def _quoted(reason: str, kind: str) -> list[str]:
     return re.findall(r'"(.*?)"', line)
 
 
-def _advice(skeleton: nn.Module, sizes: list[tuple[str, str, str]], unexpected: list[str]) -> str:
+def _advice(skeleton: nn.Module, wrong: list[str]) -> str:
     """Say what to do where only the classifier differs."""
     config: Any = skeleton.pretrained_cfg
     named = config.get("classifier") or ()
     heads = (named,) if isinstance(named, str) else tuple(named)
-    wrong = [key for key, _, _ in sizes] + unexpected
     if not heads or not wrong or not all(key.startswith(heads) for key in wrong):
         return ""
     return " Only the classifier differs: give --backbone-option num_classes=N with the classes of the file."

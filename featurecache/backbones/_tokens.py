@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurecache.errors import BackboneError
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Stream:
-    """The output of one layer."""
+    """The output of one layer. The norm is applied to no token that is not asked for."""
 
-    patches: Tensor
-    """(B, D, H, W)."""
-    prefix: Tensor | None
-    """(B, P, D) class and register tokens, or None."""
+    def __init__(self, output: Tensor, prefix: Tensor | None, size: tuple[int, int], norm: nn.Module | None) -> None:
+        """Keep `output`, (B, D, H, W) or (B, H*W, D) with `size` (H, W), and `prefix`, (B, P, D) class and registers."""
+        self.output, self.prefix, self.size, self.norm = output, prefix, size, norm
 
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.patches.shape[1]
+    @cached_property
+    def patches(self) -> Tensor:
+        """(B, D, H, W) or (B, H*W, D) after the norm; kept, since several kinds of token are made from it."""
+        if self.norm is None:
+            return self.output
+        if takes_maps(self.norm):
+            return self.norm(self.output if self.output.ndim == 4 else self._as_map(self.output))
+        return self.norm(self.output.flatten(2).transpose(1, 2) if self.output.ndim == 4 else self.output)
 
-    def normed(self, norm: nn.Module) -> Stream:
-        """Return the stream with `norm` applied to all of its tokens."""
-        if _takes_maps(norm):
-            return Stream(norm(self.patches), self.prefix)
-        size = self.patches.shape[-2:]
-        tokens = self.patches.flatten(2).transpose(1, 2)
+    def _as_map(self, tokens: Tensor) -> Tensor:
+        return tokens.transpose(1, 2).unflatten(2, self.size)
+
+    def class_token(self) -> Tensor:
+        """(B, D).
+
+        Raises:
+            BackboneError: there is none.
+        """
         if self.prefix is None:
-            return Stream(norm(tokens).transpose(1, 2).unflatten(2, size), None)
-        count = self.prefix.shape[1]
-        tokens = norm(torch.cat([self.prefix, tokens], dim=1))
-        return Stream(tokens[:, count:].transpose(1, 2).unflatten(2, size), tokens[:, :count])
+            raise BackboneError("this model has no class token, so --tokens cls cannot be had. Give --tokens mean.")
+        token = self.prefix[:, 0]
+        return token if self.norm is None else self.norm(token)
+
+    def mean(self) -> Tensor:
+        """(B, D) mean of the patch tokens."""
+        return self.patches.mean((2, 3)) if self.patches.ndim == 4 else self.patches.mean(1)
+
+    def cells(self, count: int) -> Tensor:
+        """(B, count * count, D) means of the cells of a grid, row major."""
+        patches = self.patches if self.patches.ndim == 4 else self._as_map(self.patches)
+        return F.adaptive_avg_pool2d(patches, count).flatten(2).transpose(1, 2)
 
 
-def _takes_maps(norm: nn.Module) -> bool:
+def takes_maps(norm: nn.Module) -> bool:
+    """Return whether a norm wants (B, D, H, W), not (..., D)."""
     name = type(norm).__name__
     return "2d" in name or "BatchNorm" in name or isinstance(norm, nn.GroupNorm)
 
@@ -55,19 +68,17 @@ def final_norm(module: nn.Module) -> tuple[str, nn.Module | None, int]:
     return "none", None, 0
 
 
-def token(kind: str, stream: Stream, has_class_token: bool) -> Tensor:
+def token(kind: str, stream: Stream) -> Tensor:
     """Return the features of one kind: "cls" and "mean" (B, D), "patch-grid:K" (B, K*K, D) row major.
 
     Raises:
         BackboneError: no such kind, or a class token of a model that has none.
     """
     if kind == "mean":
-        return stream.patches.mean((2, 3))
+        return stream.mean()
     if kind == "cls":
-        if not has_class_token or stream.prefix is None:
-            raise BackboneError("this model has no class token, so --tokens cls cannot be had. Give --tokens mean.")
-        return stream.prefix[:, 0]
+        return stream.class_token()
     name, _, cells = kind.partition(":")
     if name == "patch-grid" and cells.isdigit() and int(cells) > 0:
-        return F.adaptive_avg_pool2d(stream.patches, int(cells)).flatten(2).transpose(1, 2)
+        return stream.cells(int(cells))
     raise BackboneError(f"there is no kind of token called {kind!r}. Known: cls, mean, patch-grid:K with K such as 4.")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from featurecache.errors import ConfigError, WeightsError
 
@@ -72,3 +72,26 @@ def key_list(keys: Sequence[str]) -> str:
     """Return "N: a, b, c and M more" for a message."""
     more = f" and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
     return f"{len(keys)}: {', '.join(keys[:LISTED])}{more}"
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Load a state dict whose names and shapes must be exactly those of `module`.
+
+    Raises:
+        WeightsError: they are not; lists missing, unexpected and misshapen keys.
+    """
+    own = module.state_dict()
+    sizes = [
+        f"{key} {list(state[key].shape)}, not {list(own[key].shape)}"
+        for key in own if key in state and state[key].shape != own[key].shape
+    ]  # fmt: skip
+    parts = differing(sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys()), sizes)
+    if parts:
+        raise WeightsError(f"{path} does not hold the weights of {name}:\n  {parts}\nGive a file of this architecture.")
+    module.load_state_dict(dict(state))
+
+
+def differing(missing: Sequence[str], unexpected: Sequence[str], sizes: Sequence[str]) -> str:
+    """Return one line per way in which the keys of a state dict are wrong; empty where they are right."""
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", sizes))
+    return "\n  ".join(f"{kind} {key_list(keys)}" for kind, keys in kinds if keys)

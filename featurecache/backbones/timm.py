@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from featurecache.backbones import Backbone, BackboneOptions
-from featurecache.backbones._timm_names import Named, resolve
+from featurecache.backbones._timm_names import SOURCES, Named, resolve
 from featurecache.backbones._timm_weights import with_weights
 from featurecache.backbones._wrapping import check_builds, fits, wrap
 from featurecache.errors import BackboneError, ConfigError
@@ -28,6 +28,9 @@ OURS = {
     "dtype": "--precision", "cache_dir": "HF_HOME", "in_chans": "images of three channels",
 }  # fmt: skip
 """Arguments of `timm.create_model` that are settings of ours, and what to give instead."""
+
+PADDINGS = ("", "same", "valid", "symmetric")
+"""Values of `pad_type`; timm takes any other for symmetric without a word."""
 
 
 def build(model_id: str, *, options: BackboneOptions) -> Backbone:
@@ -40,7 +43,7 @@ def build(model_id: str, *, options: BackboneOptions) -> Backbone:
     """
     named = resolve(model_id)
     arguments = _arguments(options)
-    skeleton = check_builds(lambda: _on_meta(named, arguments), f"timm:{named.full}", options.architecture)
+    skeleton = _skeleton(named, arguments, options)
     arguments, skeleton = _sized(named, arguments, skeleton, options)
     module = skeleton
     if options.device != "meta":
@@ -50,9 +53,16 @@ def build(model_id: str, *, options: BackboneOptions) -> Backbone:
     side = arguments.get("img_size", options.image_size)
     if side is not None:
         config["input_size"] = (3, *((side, side) if isinstance(side, int) else side))
-    is_plain = options.weights is None and not model_id.startswith("local-dir:")
-    name = f"timm:{named.full if is_plain else named.architecture}"
+    name = _recorded(named, skeleton, options)
     return wrap(module, name=name, asked=f"timm:{named.full}", options=options, data_config=config)
+
+
+def _recorded(named: Named, skeleton: nn.Module, options: BackboneOptions) -> str:
+    """Return the name of the weights where they come by name, else that of the architecture: the digest says the rest."""
+    if options.weights is None and not named.full.startswith("local-dir:"):
+        return f"timm:{named.full}"
+    config: Any = skeleton.pretrained_cfg
+    return f"timm:{config['architecture'] if named.full.startswith(SOURCES) else named.architecture}"
 
 
 def _arguments(options: BackboneOptions) -> dict[str, Any]:
@@ -61,9 +71,24 @@ def _arguments(options: BackboneOptions) -> dict[str, Any]:
     problems += [f"the architecture option {key} has no value" for key, value in given.items() if value is None]
     if options.image_size is not None and given.get("img_size", options.image_size) != options.image_size:
         problems.append(f"image_size is {options.image_size}, but the architecture's img_size {given['img_size']!r}")
+    if given.get("pad_type", "") not in PADDINGS:
+        problems.append(f"pad_type must be same, valid or symmetric, got {given['pad_type']!r}")
     if problems:
         raise ConfigError(problems)
     return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+
+
+def _skeleton(named: Named, arguments: Mapping[str, Any], options: BackboneOptions) -> nn.Module:
+    if not named.full.startswith(SOURCES):
+        return check_builds(lambda: _on_meta(named, arguments), f"timm:{named.full}", options.architecture)
+    try:
+        return _on_meta(named, arguments)
+    except Exception as error:  # each transport of the hub raises errors of its own kind
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise BackboneError(
+            f"the configuration of {named.full} cannot be had, or does not fit ({reason}). Offline, name the "
+            "architecture, timm:NAME, and give --weights FILE or --weights random:SEED."
+        ) from error
 
 
 def _on_meta(named: Named, arguments: Mapping[str, Any]) -> nn.Module:
@@ -80,8 +105,8 @@ def _sized(
     Raises:
         BackboneError: the model cannot take images of that size; names the nearest that it can.
     """
-    side = options.image_size
-    if side is None:
+    side = options.image_size or arguments.get("img_size")
+    if not isinstance(side, int):
         return arguments, skeleton
     found = _at(named, arguments, side)
     if found is not None:

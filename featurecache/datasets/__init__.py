@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DATASETS = Registry("data set", "featurecache.datasets")
 
 SPLITS = ("train", "val", "test")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -91,6 +92,22 @@ def open_dataset(spec: str | Path, *, split_seed: int = 0) -> ImageDataset:
     return opened
 
 
+def is_archive(path: Path) -> bool:
+    """Return whether the name is that of an archive."""
+    return path.name.lower().endswith(ARCHIVES)
+
+
+def read_image(path: Path) -> Image:
+    """Return the picture in one file, RGB, decoded as those of a data set are.
+
+    Raises:
+        UnreadableSampleError: it cannot be read or decoded; names the path and the reason.
+    """
+    from featurecache.datasets.image_folder import FolderReader
+
+    return FolderReader(Path(), [str(path)])(0)
+
+
 def _resolve(spec: str) -> tuple[str, str]:
     if not spec:
         raise ConfigError([f"no data set is named. Name a path, or NAME:ARGUMENT with NAME one of {_known()}"])
@@ -98,7 +115,7 @@ def _resolve(spec: str) -> tuple[str, str]:
     path = Path(spec)
     if not path.exists() and prefix.replace("-", "_") in DATASETS.names():
         return prefix, argument
-    if path.is_file() or spec.endswith((".zip", ".tar", ".tar.gz", ".tgz")):
+    if path.is_file() or is_archive(path):
         return "archive", spec
     if path.is_dir() or "/" in spec or not colon:
         return "image_folder", spec

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from featurecache.backbones import Backbone
 from featurecache.datasets import ImageDataset
 from featurecache.errors import UnreadableSampleError
 from featurecache.progress import Stopwatch
+from featurecache.sources._pixels import Place, Preparation, preparation
 
 AHEAD = 2
 """Batches that are decoded before they are asked for."""
@@ -36,37 +38,49 @@ def decoded(
     threads: int,
     on_error: Literal["stop", "skip"],
 ) -> Iterator[tuple[range, Tensor, dict[int, str]]]:
-    """Yield (rows, (B, 3, H, W) images, position in the batch -> why it is skipped), decoded two batches ahead."""
+    """Yield (rows, (B, 3, H, W) images, position in the batch -> why it is skipped), decoded two batches ahead.
 
-    def one(row: int) -> Tensor | UnreadableSampleError:
-        try:
-            return backbone.transform(dataset.read(row))
-        except UnreadableSampleError as error:
-            return error
+    Images of skipped rows are zero.
 
+    Raises:
+        UnreadableSampleError: with `on_error` "stop", the first image in row order that cannot be read.
+    """
+    decoder = Decoder(dataset, preparation(backbone.transform), backbone.input_size)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
-        ahead = [[pool.submit(one, row) for row in rows] for rows in batches[:AHEAD]]
+        ahead = [decoder.begin(rows, pool) for rows in batches[:AHEAD]]
         for number, rows in enumerate(batches):
+            images, failures = ahead.pop(0)
             if number + AHEAD < len(batches):
-                ahead.append([pool.submit(one, row) for row in batches[number + AHEAD]])
+                ahead.append(decoder.begin(batches[number + AHEAD], pool))
             with watch.waiting("decode"):
-                samples = [future.result() for future in ahead.pop(0)]
-            yield rows, *_assembled(samples, backbone.input_size, on_error)
+                found = [future.result() for future in failures]
+            skipped = {place: error.reason for place, error in enumerate(found) if error is not None}
+            if skipped and on_error == "stop":
+                raise next(error for error in found if error is not None)
+            yield rows, images, skipped
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _assembled(
-    samples: Sequence[Tensor | UnreadableSampleError], size: tuple[int, int, int], on_error: str
-) -> tuple[Tensor, dict[int, str]]:
-    images = torch.zeros(len(samples), *size)
-    skipped: dict[int, str] = {}
-    for place, sample in enumerate(samples):
-        if isinstance(sample, UnreadableSampleError):
-            if on_error == "stop":
-                raise sample
-            skipped[place] = sample.reason
-        else:
-            images[place] = sample
-    return images, skipped
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoder:
+    """Fills batches with the images of a data set."""
+
+    dataset: ImageDataset
+    prepare: Preparation
+    input_size: tuple[int, int, int]
+
+    def begin(self, rows: range, pool: ThreadPoolExecutor) -> tuple[Tensor, list[Future[UnreadableSampleError | None]]]:
+        """Return a batch (B, 3, H, W), and for each of its rows the future that fills it."""
+        images = torch.empty(len(rows), *self.input_size)
+        places = images.numpy()
+        return images, [pool.submit(self._fill, row, place) for row, place in zip(rows, places, strict=True)]
+
+    def _fill(self, row: int, place: Place) -> UnreadableSampleError | None:
+        try:
+            self.prepare(self.dataset.read(row), place)
+        except UnreadableSampleError as error:
+            place[...] = 0
+            return error
+        return None

@@ -16,9 +16,17 @@ import numpy.typing as npt
 from featurecache.errors import ConfigError
 from featurecache.features import Header
 from featurecache.registry import Registry
+from featurecache.stores._agreement import lacking, united
+from featurecache.stores._behind import WriteBehind
+from featurecache.stores._gaps import gaps, progress
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
+
+__all__ = [
+    "STORES", "FeatureStore", "WriteBehind", "create_store", "format_of", "gaps", "lacking", "open_store", "progress",
+    "united",
+]  # fmt: skip
 
 STORES = Registry("store format", "featurecache.stores")
 
@@ -29,7 +37,7 @@ class FeatureStore(Protocol):
     path: Path
     header: Header
     finished: bool
-    """Whether the store is sealed."""
+    """Whether the store is sealed, and its writer gone."""
     uncommitted: int
     """Rows written since the last commit."""
     interrupted_at: int
@@ -40,6 +48,15 @@ class FeatureStore(Protocol):
 
     def status(self) -> npt.NDArray[Any]:
         """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
+
+    def extend(self, header: Header, *, chunk_multiple: int) -> None:
+        """Take in the arrays of `header` that are not there yet; from then on they are missing in every row.
+
+        Durable at once and whole or not at all; what is there is neither rewritten nor moved.
+
+        Raises:
+            StoreMismatchError: the header is not the store's own with more arrays.
+        """
 
     def missing(self, arrays: Sequence[str] | None = None) -> list[range]:
         """Return the rows that are not committed in every one of `arrays` (None: all), ascending and disjoint."""
@@ -57,7 +74,12 @@ class FeatureStore(Protocol):
         """Seal a store in which nothing is missing; its files are then a function of its content alone."""
 
     def read(self, array: str, rows: npt.NDArray[np.int64] | slice, view: int = 0) -> npt.NDArray[Any]:
-        """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked."""
+        """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked.
+
+        Raises:
+            StoreContentsError: no such array, or rows of it that are not committed.
+            StoreDamagedError: a chunk is gone or cut off.
+        """
 
     def mapped(self, array: str, view: int = 0) -> npt.NDArray[Any] | None:
         """Return all N rows as one array over the mapped chunk files, or None where chunks cannot be mapped in a row."""
@@ -72,7 +94,7 @@ def open_store(path: str | Path, *, writable: bool = False) -> FeatureStore:
     Raises:
         StoreNotFoundError, StoreDamagedError, StoreError (a newer format), StoreBusyError (writable, and being written).
     """
-    opened: FeatureStore = _format(Path(path)).open(Path(path), writable=writable)
+    opened: FeatureStore = format_of(Path(path)).open(Path(path), writable=writable)
     return opened
 
 
@@ -82,11 +104,16 @@ def create_store(path: str | Path, header: Header, table: RowTable, *, chunk_mul
     Raises:
         StoreError: something is there already.
     """
-    created: FeatureStore = _format(Path(path)).create(Path(path), header, table, chunk_multiple=chunk_multiple)
+    created: FeatureStore = format_of(Path(path)).create(Path(path), header, table, chunk_multiple=chunk_multiple)
     return created
 
 
-def _format(path: Path) -> Any:
+def format_of(path: Path) -> Any:
+    """Return the module of the format that the suffix of `path` names.
+
+    Raises:
+        ConfigError: no format has that suffix; names those that exist.
+    """
     formats = {suffix: name for name in STORES.names() for suffix in STORES.load(name).SUFFIXES}
     if path.suffix not in formats:
         raise ConfigError(

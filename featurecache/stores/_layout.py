@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from featurecache.features import Header
+from featurecache.features import ArraySpec, Header
 from featurecache.stores._chunks import chunk_rows
 
 if TYPE_CHECKING:
@@ -28,7 +30,38 @@ def empty_store(header: Header, table: RowTable, chunk_multiple: int) -> dict[st
     """
     memory = MemoryStore()
     root = zarr.create_group(memory, zarr_format=3, attributes={"featurecache": header.to_json()})
-    for spec in header.arrays:
+    _add_arrays(root, header, header.arrays, chunk_multiple)
+    for name in TEXT_COLUMNS:
+        _text(root, name, getattr(table, name))
+    _text(root, "status", None, rows=header.rows)
+    _column(root, "target", np.asarray(table.target))
+    _consolidate(memory)
+    return contents(memory)
+
+
+def extended_metadata(metadata: Mapping[str, bytes], header: Header, chunk_multiple: int) -> dict[str, bytes]:
+    """Return path -> content of the metadata files that are new, or new in content, once a store has this header.
+
+    `metadata` are those of the store as it is; they are written by zarr itself again, in memory, as if from the start.
+    """
+    memory = MemoryStore({name: default_buffer_prototype().buffer.from_bytes(text) for name, text in metadata.items()})
+    root = zarr.open_group(memory, mode="r+", zarr_format=3, use_consolidated=False)
+    _add_arrays(
+        root, header, [spec for spec in header.arrays if f"{spec.name}/zarr.json" not in metadata], chunk_multiple
+    )
+    root.attrs.put({"featurecache": header.to_json()})
+    _consolidate(memory)
+    return {name: content for name, content in contents(memory).items() if metadata.get(name) != content}
+
+
+def _consolidate(memory: MemoryStore) -> None:
+    with warnings.catch_warnings():  # consolidated metadata is not yet in the v3 specification; readers may ignore it
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(memory)
+
+
+def _add_arrays(root: zarr.Group, header: Header, specs: Iterable[ArraySpec], chunk_multiple: int) -> None:
+    for spec in specs:
         rows = chunk_rows(spec, header.rows, chunk_multiple)
         root.create_array(
             spec.name,
@@ -40,14 +73,6 @@ def empty_store(header: Header, table: RowTable, chunk_multiple: int) -> dict[st
             attributes={"logical_dtype": spec.dtype},
             config={"write_empty_chunks": True},
         )
-    for name in TEXT_COLUMNS:
-        _text(root, name, getattr(table, name))
-    _text(root, "status", None, rows=header.rows)
-    _column(root, "target", np.asarray(table.target))
-    with warnings.catch_warnings():  # consolidated metadata is not yet in the v3 specification; readers may ignore it
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(memory)
-    return contents(memory)
 
 
 def status_files(status: list[str]) -> dict[str, bytes]:
@@ -89,7 +114,7 @@ def contents(memory: MemoryStore) -> dict[str, bytes]:
     async def read() -> dict[str, bytes]:
         found = {}
         async for key in memory.list():
-            value = await memory.get(key, zarr.core.buffer.default_buffer_prototype())
+            value = await memory.get(key, default_buffer_prototype())
             if value is not None:
                 found[key] = value.to_bytes()
         return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class Committed:
     """The state that a ledger describes."""
 
     files: Mapping[str, int]
-    """Path of each file written at creation -> its CRC-32."""
+    """Path of each file of metadata and of the row table -> its CRC-32."""
     spans: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """Array -> committed row spans, ascending and disjoint."""
     chunks: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
@@ -106,6 +106,10 @@ class Committed:
         if record["kind"] == "finished":
             self.finished = True
             return
+        if record["kind"] == "extended":
+            self.finished = False
+            self.files = {**self.files, **_file_sums(record)}
+            return
         start, stop = record["rows"]
         for array, chunks in record["chunks"].items():
             self.spans[array] = _joined([*self.spans.get(array, []), (start, stop)])
@@ -124,6 +128,23 @@ class Committed:
         """Return the rows of `range(rows)` that are absent from any of `arrays`, ascending and disjoint."""
         gaps = [gap for array in arrays for gap in _gaps(self.spans.get(array, []), rows)]
         return [range(a, b) for a, b in _joined(gaps)]
+
+
+def as_of(records: Sequence[Record], file: str, crc: int) -> list[Record] | None:
+    """Return the longest beginning of a ledger after which `file` has this CRC-32, or None where it never had."""
+    found, known = None, None
+    for count, record in enumerate(records, 1):
+        known = _file_sums(record).get(file, known)
+        if known == crc:
+            found = count
+    return None if found is None else list(records[:found])
+
+
+def _file_sums(record: Record) -> Mapping[str, int]:
+    if record["kind"] == "created":
+        sums: Mapping[str, int] = record["files"]
+        return sums
+    return {name: zlib.crc32(text.encode()) for name, text in record.get("files", {}).items()}
 
 
 def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

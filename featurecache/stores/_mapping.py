@@ -37,8 +37,10 @@ def can_map(file_bytes: int, files: int) -> bool:
     return os.name == "posix" and file_bytes % mmap.PAGESIZE == 0 and 0 < files <= MOST_FILES
 
 
-def map_files(paths: Sequence[Path], file_bytes: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return one array of `shape` over the files in order; a file that does not exist reads as zeros.
+def map_files(
+    paths: Sequence[Path | None], file_bytes: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Return one array of `shape` over the files in order, which must be of full size; None reads as zeros.
 
     Pages are private: writing to the array changes no file. The mapping is undone when the array is collected.
     """
@@ -47,7 +49,7 @@ def map_files(paths: Sequence[Path], file_bytes: int, shape: tuple[int, ...], dt
     buffer = (ctypes.c_char * total).from_address(base)
     weakref.finalize(buffer, libc.munmap, base, total)
     for number, path in enumerate(paths):
-        if path.exists():
+        if path is not None:
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 _map(libc, base + number * file_bytes, file_bytes, mmap.MAP_PRIVATE | _MAP_FIXED, descriptor)

@@ -6,9 +6,10 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from featurecache.features import Header
 from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
 from featurecache.stores._chunks import ChunkWriter, check_unfilled
+from featurecache.stores._creation import LEDGER, explained
 
 LOCK = "writer.lock"
-LEDGER = "ledger.jsonl"
 
 
 class Writer:
@@ -41,19 +42,37 @@ class Writer:
         self._spans: list[tuple[int, int]] = []
         self._arrays: tuple[str, ...] = ()
         self._skipped: dict[int, str] = {}
+        self._broken = False
+
+    @contextmanager
+    def _sound(self, act: str) -> Iterator[None]:
+        """Let a step that failed be the last one: what it left in memory may be more than what is on disk."""
+        if self._broken:
+            raise StoreError(
+                f"an earlier write to {self.path} failed, so it must be opened again before it is written."
+            )
+        self._broken = True
+        with explained(f"{act} {self.path}"):
+            yield
+        self._broken = False
 
     def begin(self, rows: range) -> None:
         """Note that `rows` are being computed, so that a later writer can say what a crash cost."""
         self.lock.describe(rows.stop)
 
     def write(self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str]) -> None:
-        """Write rows that follow those written before, or start a new span (which commits the old one)."""
+        """Write rows that follow those written before, or start a new span (which commits the old one).
+
+        Raises:
+            StoreError: the disk is full or refuses; what was committed stays, the same command goes on from there.
+        """
         if self._spans and (self._spans[-1][1] != rows.start or self._arrays != tuple(arrays)):
             self.commit()
-        for name, values in arrays.items():
-            if len(values) != len(rows):
-                raise StoreError(f"{name} holds {len(values)} rows, but {len(rows)} were announced")
-            self._writers[name].write(rows.start, values, self._pool)
+        with self._sound("write to"):
+            for name, values in arrays.items():
+                if len(values) != len(rows):
+                    raise StoreError(f"{name} holds {len(values)} rows, but {len(rows)} were announced")
+                self._writers[name].write(rows.start, values, self._pool)
         start = self._spans[0][0] if self._spans else rows.start
         self._spans, self._arrays = [(start, rows.stop)], tuple(arrays)
         self._skipped.update(skipped)
@@ -68,39 +87,43 @@ class Writer:
         if not self._spans:
             return
         writers = [self._writers[name] for name in self._arrays]
-        for waiting in [future for writer in writers for future in writer.settle(self._pool)]:
-            waiting.result()
-        chunks = {writer.spec.name: writer.taken() for writer in writers}
-        skipped = {str(row): reason for row, reason in self._skipped.items()}
-        record = {"kind": "commit", "rows": list(self._spans[0]), "chunks": chunks, "skipped": skipped}
-        _ledger.append(self.path / LEDGER, record)
+        with self._sound("commit to"):
+            for waiting in [future for writer in writers for future in writer.settle(self._pool)]:
+                waiting.result()
+            chunks = {writer.spec.name: writer.taken() for writer in writers}
+            skipped = {str(row): reason for row, reason in self._skipped.items()}
+            record = {"kind": "commit", "rows": list(self._spans[0]), "chunks": chunks, "skipped": skipped}
+            _ledger.append(self.path / LEDGER, record)
         self.state.apply(record)
         self._spans, self._skipped = [], {}
 
     def seal(self, rows: int, status_files: Mapping[str, bytes]) -> None:
         """Write the status of every row and the canonical ledger; nothing may be missing."""
-        for name, content in status_files.items():
-            target = self.path / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(target, content)
-        _ledger.replace(self.path / LEDGER, self.state.records(rows))
+        with self._sound("finish"):
+            for name, content in status_files.items():
+                target = self.path / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(target, content)
+            _ledger.replace(self.path / LEDGER, self.state.records(rows))
         self.state.finished = True
+
+    def let_go(self) -> None:
+        """Close the files, but keep the lock."""
+        self._pool.shutdown(wait=True)
+        for writer in self._writers.values():
+            writer.close()
 
     def close(self) -> None:
         """Let go of files and lock. Rows that were not committed stay unreal."""
-        for writer in self._writers.values():
-            writer.close()
-        self._pool.shutdown(wait=True)
-        if self.state.finished:
-            (self.path / LOCK).unlink(missing_ok=True)
-            sync_folder(self.path)
-        os.close(self.lock.descriptor)
+        self.let_go()
+        self.lock.release(for_good=self.state.finished)
 
 
 @dataclass(frozen=True, slots=True)
 class Lock:
     """The right to write a store; the kernel takes it back when the process ends, however it ends."""
 
+    path: Path
     descriptor: int
     interrupted_at: int
     """Row up to which an earlier writer, which never finished, had begun to compute."""
@@ -109,6 +132,18 @@ class Lock:
         """Write who holds the lock, and the row up to which it computes; survives a kill, costs no fsync."""
         line = f"{os.getpid()} {socket.gethostname()} {time.time():.0f} {position}\n"
         os.pwrite(self.descriptor, line.encode().ljust(512), 0)
+
+    def moved_to(self, position: int) -> Lock:
+        """Return the lock as one whose earlier writer had begun to compute up to `position`; noted on disk too."""
+        self.describe(position)
+        return replace(self, interrupted_at=position)
+
+    def release(self, *, for_good: bool) -> None:
+        """Let the next writer in; `for_good` removes the file too, for a store that is finished."""
+        if for_good:
+            self.path.unlink(missing_ok=True)
+            sync_folder(self.path.parent)
+        os.close(self.descriptor)
 
 
 def acquire(path: Path) -> Lock:
@@ -129,7 +164,10 @@ def acquire(path: Path) -> Lock:
     except BlockingIOError:
         os.close(descriptor)
         raise StoreBusyError(f"{path.parent} is being written by {_holder(words)}. Wait for it, or stop it.") from None
-    lock = Lock(descriptor, int(words[3]) if len(words) == 4 else 0)
+    if not (path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())):
+        os.close(descriptor)  # the writer before us finished and removed its lock between our open and our flock
+        return acquire(path)
+    lock = Lock(path, descriptor, int(words[3]) if len(words) == 4 else 0)
     lock.describe(lock.interrupted_at)
     return lock
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import zlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,52 +13,35 @@ import zarr
 
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreContentsError, StoreDamagedError, StoreError, StoreNotFoundError
-from featurecache.features import FORMAT_VERSION, Header
-from featurecache.files import sync_folder
+from featurecache.features import FORMAT_VERSION, ArraySpec, Header
 from featurecache.stores import _ledger
+from featurecache.stores._agreement import check_extends
 from featurecache.stores._chunks import chunk_key
-from featurecache.stores._layout import empty_store, status_files
+from featurecache.stores._creation import LEDGER, create_files, explained, extend_files, settle, snapshot
+from featurecache.stores._layout import status_files
 from featurecache.stores._mapping import can_map, map_files
-from featurecache.stores._writer import LEDGER, LOCK, Writer, acquire
+from featurecache.stores._writer import LOCK, Lock, Writer, acquire
 
 SUFFIXES = (".zarr",)
 
 
 def create(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> ZarrStore:
-    """Create an empty store under a temporary name, then give it its own: it is there whole, or not at all."""
-    if path.exists():
-        raise StoreError(f"{path} exists already. Give another --out, or remove it first.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    files = empty_store(header, table, chunk_multiple)
-    sums = {name: zlib.crc32(content) for name, content in files.items()}
-    files[LEDGER] = _ledger.encode({"kind": "created", "files": sums})
-    try:
-        for name, content in files.items():
-            target = temporary / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
-            sync_folder(folder)
-        os.rename(temporary, path)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise StoreError(f"cannot create {path}: {error.strerror or error}. Nothing was left behind.") from error
-    sync_folder(path.parent)
+    """Create an empty store: it is there whole, or not at all."""
+    create_files(path, header, table, chunk_multiple)
     return ZarrStore(path, writable=True)
 
 
 def open(path: Path, *, writable: bool = False) -> ZarrStore:
     """Open an existing store."""
-    if not (path / LEDGER).exists():
-        what = "is not a feature store (it has no ledger)" if path.exists() else "does not exist"
+    if (path / LEDGER).exists():
+        return ZarrStore(path, writable=writable)
+    if path.exists():
         raise StoreNotFoundError(
-            f"{path} {what}. Make one with: featurecache extract-features DATA --backbone NAME --out {path}"
+            f"{path} is there, but it is not a feature store: it has no ledger. Give another path."
         )
-    return ZarrStore(path, writable=writable)
+    raise StoreNotFoundError(
+        f"{path} does not exist. Make one with: featurecache extract-features DATA --backbone NAME --out {path}"
+    )
 
 
 class ZarrStore:
@@ -68,26 +49,29 @@ class ZarrStore:
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.path = path
-        lock = acquire(path / LOCK) if writable else None  # first: the ledger may grow until the lock is ours
-        records, good = _ledger.read_records(path / LEDGER)
-        self._state = _ledger.Committed.replay(records)
-        self._check_created("zarr.json")
-        self._root = zarr.open_group(str(path), mode="r", zarr_format=3)
-        self.header = _header(path, self._root)
-        self.chunk_rows = {spec.name: int(self._array(spec.name).chunks[0]) for spec in self.header.arrays}
         self._table: RowTable | None = None
-        self._maps: dict[tuple[str, int], npt.NDArray[Any]] = {}
         self._writer: Writer | None = None
-        if lock is not None:
-            self._writer = Writer(path, lock, self.header, self.chunk_rows, self._state)
-            _ledger.cut(path / LEDGER, good)
+        if not writable:
+            self._load()
+            return
+        lock = acquire(path / LOCK)  # first: the ledger may grow until the lock is ours
+        try:
+            with explained(f"write to {path}"):
+                settle(path)
+            self._load(lock)
+        except BaseException:
+            lock.release(for_good=False)
+            raise
 
-    def _check_created(self, name: str) -> None:
-        content = (self.path / name).read_bytes()
-        if zlib.crc32(content) != self._state.files[name]:
-            raise StoreDamagedError(
-                f"{self.path / name} is not the file that was written. Restore it, or extract again."
-            )
+    def _load(self, lock: Lock | None = None) -> None:
+        root, records, _ = snapshot(self.path)
+        self._state = _ledger.Committed.replay(records)
+        self.header = _header(self.path, json.loads(root)["attributes"])
+        self._root = zarr.open_group(str(self.path), mode="r", zarr_format=3)
+        self.chunk_rows = {spec.name: int(self._array(spec.name).chunks[0]) for spec in self.header.arrays}
+        self._maps: dict[tuple[str, int], npt.NDArray[Any]] = {}
+        if lock is not None:
+            self._writer = Writer(self.path, lock, self.header, self.chunk_rows, self._state)
 
     def _array(self, name: str) -> zarr.Array[Any]:
         found = self._root[name]
@@ -96,8 +80,8 @@ class ZarrStore:
 
     @property
     def finished(self) -> bool:
-        """Whether the store is sealed: nothing missing, canonical ledger."""
-        return self._state.finished
+        """Whether the store is sealed (nothing missing, canonical ledger) and no other writer has to let go of it yet."""
+        return self._state.finished and (self._writer is not None or not (self.path / LOCK).exists())
 
     @property
     def interrupted_at(self) -> int:
@@ -147,6 +131,17 @@ class ZarrStore:
         """Make everything written so far durable, in all arrays at once."""
         self._writing().commit()
 
+    def extend(self, header: Header, *, chunk_multiple: int) -> None:
+        """Take in the arrays of `header` that are not there yet; durable at once, nothing else is touched."""
+        check_extends(self.path, self.header, header)
+        writer = self._writing()
+        writer.commit()
+        lock = writer.lock.moved_to(0)
+        with explained(f"extend {self.path}"):
+            extend_files(self.path, self._state, header, chunk_multiple)
+        writer.let_go()
+        self._load(lock)
+
     def finish(self) -> None:
         """Seal the store; its files are from then on a function of its content alone."""
         gaps = self.missing()
@@ -156,7 +151,11 @@ class ZarrStore:
 
     def read(self, array: str, rows: npt.NDArray[np.int64] | slice, view: int = 0) -> npt.NDArray[Any]:
         """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked."""
-        mapped = self.mapped(array, view)
+        if (array, view) in self._maps:
+            return self._maps[array, view][rows]
+        spec = self._spec(array)
+        self._check_committed(array, rows)
+        mapped = self._map(spec, view)
         if mapped is not None:
             return mapped[rows]
         values = self._array(array)
@@ -165,21 +164,58 @@ class ZarrStore:
 
     def mapped(self, array: str, view: int = 0) -> npt.NDArray[Any] | None:
         """Return all N rows as one array over the mapped chunk files, or None where chunks cannot be mapped in a row."""
-        if (array, view) not in self._maps:
-            try:
-                spec = self.header.array(array)
-            except KeyError:
-                raise StoreContentsError(
-                    f"{self.path} holds no array {array!r}; it holds {', '.join(s.name for s in self.header.arrays)}."
-                ) from None
-            rows = self.chunk_rows[array]
-            count = -(-self.header.rows // rows)
-            if not can_map(rows * spec.row_bytes, count):
-                return None
-            paths = [self.path / array / chunk_key(i, view, len(spec.tail)) for i in range(count)]
-            padded = map_files(paths, rows * spec.row_bytes, (count * rows, *spec.tail), spec.storage_dtype)
-            self._maps[array, view] = padded[: self.header.rows]
-        return self._maps[array, view]
+        spec = self._spec(array)
+        self._check_committed(array, slice(None))
+        return self._map(spec, view)
+
+    def _spec(self, array: str) -> ArraySpec:
+        try:
+            return self.header.array(array)
+        except KeyError:
+            raise StoreContentsError(
+                f"{self.path} holds no array {array!r}; it holds {', '.join(s.name for s in self.header.arrays)}."
+            ) from None
+
+    def _check_committed(self, array: str, rows: npt.NDArray[np.int64] | slice) -> None:
+        gaps = self.missing([array])
+        if not gaps:
+            return
+        wanted = np.arange(self.header.rows)[rows]
+        absent = np.concatenate([wanted[(wanted >= gap.start) & (wanted < gap.stop)] for gap in gaps])
+        if len(absent):
+            raise StoreContentsError(
+                f"{self.path} lacks {len(absent)} of the {len(wanted)} rows asked of {array}, the first is row {absent[0]}. "
+                "Run the same extract-features command again; it goes on where it stopped."
+            )
+
+    def _map(self, spec: ArraySpec, view: int) -> npt.NDArray[Any] | None:
+        if (spec.name, view) in self._maps:
+            return self._maps[spec.name, view]
+        rows = self.chunk_rows[spec.name]
+        keys = [chunk_key(i, view, len(spec.tail)) for i in range(-(-self.header.rows // rows))]
+        paths = [self._chunk(spec, key) for key in keys]
+        if not can_map(rows * spec.row_bytes, len(paths)):
+            return None
+        padded = map_files(paths, rows * spec.row_bytes, (len(paths) * rows, *spec.tail), spec.storage_dtype)
+        mapped = padded[: self.header.rows]
+        if not self.missing([spec.name]):  # chunks that are still to come would be zeros in a map that is kept
+            self._maps[spec.name, view] = mapped
+        return mapped
+
+    def _chunk(self, spec: ArraySpec, key: str) -> Path | None:
+        """Return the file of a chunk that holds committed rows, else None.
+
+        Raises:
+            StoreDamagedError: it is gone or cut off; a reader would take what is not there for zeros.
+        """
+        if key not in self._state.chunks.get(spec.name, {}):
+            return None
+        file, size = self.path / spec.name / key, self.chunk_rows[spec.name] * spec.row_bytes
+        found = file.stat().st_size if file.exists() else None
+        if found != size:
+            seen = "is gone" if found is None else f"has {found} bytes instead of {size}"
+            raise StoreDamagedError(f"{file} {seen}. Restore it, or remove this store and extract again.")
+        return file
 
     def to_numpy(self, array: str, *, split: str | None = None, view: int = 0) -> npt.NDArray[Any]:
         """Return the committed `ok` rows of one array, (N, ...), bfloat16 as float32; `split` keeps one split."""
@@ -199,8 +235,8 @@ class ZarrStore:
             self._writer = None
 
 
-def _header(path: Path, root: zarr.Group) -> Header:
-    value = root.attrs.get("featurecache")
+def _header(path: Path, attributes: Mapping[str, Any]) -> Header:
+    value = attributes.get("featurecache")
     if not isinstance(value, Mapping):
         raise StoreError(f"{path} is a Zarr group, but not a feature store: it has no 'featurecache' attribute.")
     if value["format_version"] != FORMAT_VERSION:

@@ -1,0 +1,96 @@
+"""A picture into its place in a batch: any transform, with the usual last two steps (uint8 to float, normalise) done in place.
+
+Made by torchvision they take a third of the time of decoding, in five new tensors per image. Done on the batch's own
+memory they give the same bits in a third of that: every pixel value of every channel is compared before it is trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from timm.data.transforms import MaybeToTensor
+from torch import Tensor
+from torchvision.transforms import Compose, Normalize, ToTensor
+
+from featurecache.errors import BackboneError
+
+Picture = Image.Image
+Place = npt.NDArray[np.float32]
+"""(3, H, W) of a batch."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InPlace:
+    """uint8 -> (value / 255 - mean) / std, in the very order of torchvision, on one thread and without new memory."""
+
+    mean: npt.NDArray[np.float32]
+    std: npt.NDArray[np.float32]
+
+    def __call__(self, picture: Picture, place: Place) -> None:
+        """Write an RGB picture of the size of `place` into it."""
+        lines = np.frombuffer(picture.tobytes("raw", "RGB;L"), np.uint8).reshape(picture.height, 3, picture.width)
+        np.copyto(place, lines.transpose(1, 0, 2))
+        place /= np.float32(255)
+        place -= self.mean
+        place /= self.std
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Preparation:
+    """Puts a picture into its place in a batch."""
+
+    first: Callable[[Picture], object]
+    """The steps before the last two; the whole transform where these are not the usual ones."""
+    last: Callable[[object], object]
+    """The last two steps, for whatever `first` made that is not a picture of the right size."""
+    fast: InPlace | None
+
+    def __call__(self, picture: Picture, place: Place) -> None:
+        """Write the transformed picture into `place`.
+
+        Raises:
+            BackboneError: the transform gives another shape than the backbone says it takes.
+        """
+        found = self.first(picture)
+        size = (place.shape[2], place.shape[1])
+        if self.fast is not None and isinstance(found, Picture) and found.mode == "RGB" and found.size == size:
+            self.fast(found, place)
+            return
+        tensor = self.last(found)
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != place.shape:
+            seen = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise BackboneError(
+                f"the transform of the backbone gives {seen}, but its input size is {place.shape}. "
+                "Give it a transform that resizes and crops to that size."
+            )
+        np.copyto(place, tensor.numpy(), casting="same_kind")
+
+
+def preparation(transform: Callable[[Picture], Tensor]) -> Preparation:
+    """Return what does the same as `transform`, bit for bit, in the place where the result is wanted."""
+    steps = transform.transforms if isinstance(transform, Compose) else []
+    if len(steps) < 2 or type(steps[-2]) not in (ToTensor, MaybeToTensor) or type(steps[-1]) is not Normalize:
+        return Preparation(transform, _unchanged, None)
+    last = Compose(steps[-2:])
+    mean, std = (
+        torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1).numpy() for v in (steps[-1].mean, steps[-1].std)
+    )
+    fast = InPlace(mean, std)
+    return Preparation(Compose(steps[:-2]), last, fast if _agrees(fast, last) else None)
+
+
+def _agrees(fast: InPlace, last: Callable[[Picture], Tensor]) -> bool:
+    """Return whether both give the same bits for every value of every channel."""
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2))
+    place = np.empty((3, 1, 256), np.float32)
+    fast(ramp, place)
+    return torch.equal(torch.from_numpy(place), last(ramp))
+
+
+def _unchanged(value: object) -> object:
+    return value

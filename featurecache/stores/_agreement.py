@@ -1,0 +1,62 @@
+"""Whether a store is the one that a run wants: equal identity, and which arrays it still lacks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from featurecache.errors import StoreMismatchError
+from featurecache.features import ArraySpec, Header, differences
+
+
+def lacking(path: Path, held: Header, wanted: Header) -> tuple[ArraySpec, ...]:
+    """Return the arrays of `wanted` that the store at `path` does not hold; () where it holds as much or more.
+
+    Raises:
+        StoreMismatchError: the store holds other features; the message names every field that differs, with both values.
+    """
+    found = differences(_identity(wanted, held), _identity(held, wanted))
+    if found:
+        lines = "\n".join(f"  {name}: the store has {theirs!r}, this run {ours!r}" for name, ours, theirs in found)
+        raise StoreMismatchError(
+            f"{path} holds other features than this run would make:\n{lines}\n"
+            "Features of two kinds cannot share a store. Give another --out, or the settings of the store."
+        )
+    names = {spec.name for spec in held.arrays}
+    return tuple(spec for spec in wanted.arrays if spec.name not in names)
+
+
+def _identity(header: Header, other: Header) -> dict[str, Any]:
+    """Return what may not differ; a kind of token such as patch-grid:K counts where both have it, with any K."""
+    kinds = {token.partition(":")[0] for token in other.tokens}
+    return {
+        "backbone": header.backbone,
+        "data": header.dataset,
+        "views": header.views,
+        "dtype": "+".join(sorted({spec.dtype for spec in header.arrays})),
+        "tokens": {kind: token for token in header.tokens if (kind := token.partition(":")[0]) in kinds},
+    }
+
+
+def united(held: Header, wanted: Header) -> Header:
+    """Return the header of a store that holds the arrays of both, as if all had been asked for from the start."""
+    layers = {layer.index: layer for layer in (*wanted.layers, *held.layers)}
+    arrays = {spec.name: spec for spec in (*wanted.arrays, *held.arrays)}
+    return dataclasses.replace(
+        held,
+        layers=tuple(layer for _, layer in sorted(layers.items())),
+        tokens=tuple(sorted({*held.tokens, *wanted.tokens})),
+        arrays=tuple(spec for _, spec in sorted(arrays.items())),
+    )
+
+
+def check_extends(path: Path, held: Header, header: Header) -> None:
+    """Refuse a header that is not the store's own with more arrays.
+
+    Raises:
+        StoreMismatchError: it would change or drop something.
+    """
+    lacking(path, held, header)
+    if united(held, header) != header:
+        raise StoreMismatchError(f"{path} can be extended only by a header that keeps everything it holds.")

@@ -1,0 +1,173 @@
+"""Making a store, and adding arrays to one: whole or not at all, whatever ends the process in between.
+
+A new store is written under a temporary name and renamed. An extension is one ledger line that carries the new metadata;
+the files are replaced after it, the root last, and whoever writes next finishes that where it was cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featurecache.errors import StoreDamagedError, StoreError, StoreMismatchError
+from featurecache.features import Header
+from featurecache.files import sync_folder, write_atomic
+from featurecache.stores import _ledger
+from featurecache.stores._layout import empty_store, extended_metadata
+
+if TYPE_CHECKING:
+    from featurecache.datasets import RowTable
+
+LEDGER, ROOT = "ledger.jsonl", "zarr.json"
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn what the operating system refuses into a `StoreError` that says what failed, why, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(
+            f"cannot {what}: {error.strerror or error}. Nothing that was committed is lost: "
+            "make room or restore access, then run the same command again."
+        ) from error
+
+
+def create_files(path: Path, header: Header, table: RowTable, chunk_multiple: int) -> None:
+    """Write an empty store under a temporary name, then give it its own.
+
+    Raises:
+        StoreError: something is there already, or the folder cannot be written.
+    """
+    if path.exists():
+        raise StoreError(f"{path} exists already. Give another --out, or remove it first.")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    files = empty_store(header, table, chunk_multiple)
+    sums = {name: zlib.crc32(content) for name, content in files.items()}
+    files[LEDGER] = _ledger.encode({"kind": "created", "files": sums})
+    try:
+        new = [folder for folder in path.parents if not folder.exists()]
+        _remove_leftovers(path)
+        for name, content in files.items():
+            _write_durably(temporary / name, content)
+        for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
+            sync_folder(folder)
+        os.rename(temporary, path)
+        for folder in [path, *new]:
+            sync_folder(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StoreError(
+            f"cannot create {path}: {error.strerror or error}. Nothing was left behind; give an --out that can be written."
+        ) from error
+
+
+def _write_durably(target: Path, content: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what creations of the same store left that were killed on this machine."""
+    for folder in path.parent.glob(f".{path.name}.{socket.gethostname()}.*.tmp"):
+        process = folder.suffixes[-2].removeprefix(".")
+        if process.isdigit() and (int(process) == os.getpid() or not _is_running(int(process))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def extend_files(path: Path, state: _ledger.Committed, header: Header, chunk_multiple: int) -> None:
+    """Make the store at `path` one with this header; the caller holds the lock and opens it again.
+
+    Raises:
+        StoreMismatchError: the new header would change or drop what is there.
+    """
+    metadata = {name: checked(path, name, crc) for name, crc in state.files.items() if Path(name).name == ROOT}
+    files = extended_metadata(metadata, header, chunk_multiple)
+    changed = files.keys() & metadata.keys() - {ROOT}
+    if changed:
+        raise StoreMismatchError(f"{path} cannot be extended: {', '.join(sorted(changed))} would change.")
+    record = {"kind": "extended", "files": {name: content.decode() for name, content in files.items()}}
+    _ledger.append(path / LEDGER, record)
+    replace_metadata(path, record["files"])
+
+
+def replace_metadata(path: Path, files: Mapping[str, str]) -> None:
+    """Write the metadata of an extension, the root last: until then, readers see the store before it."""
+    for name in sorted(files, key=lambda name: (name == ROOT, name)):
+        target = path / name
+        new = [folder for folder in target.parents if not folder.exists()]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, files[name].encode())
+        for folder in new:
+            sync_folder(folder.parent)
+
+
+def checked(path: Path, name: str, crc: int) -> bytes:
+    """Return the content of a file of metadata or of the row table.
+
+    Raises:
+        StoreDamagedError: it is not the file that was written.
+    """
+    try:
+        content = (path / name).read_bytes()
+    except FileNotFoundError:
+        content = b""
+    if zlib.crc32(content) != crc:
+        raise StoreDamagedError(f"{path / name} is not the file that was written. Restore it, or extract again.")
+    return content
+
+
+def snapshot(path: Path) -> tuple[bytes, list[_ledger.Record], int]:
+    """Return (root metadata, the records that belong to it, bytes of good ledger) as a reader may trust them.
+
+    A writer may extend or seal the store at this moment: records after an extension whose root is not in place yet are
+    left out, and where the two files do not belong together they are read again.
+
+    Raises:
+        StoreDamagedError: the root was never the one that the ledger tells of.
+    """
+    for _ in range(5):
+        root = (path / ROOT).read_bytes() if (path / ROOT).exists() else b""
+        records, good = _ledger.read_records(path / LEDGER)
+        belonging = _ledger.as_of(records, ROOT, zlib.crc32(root))
+        if belonging is not None:
+            return root, belonging, good
+    raise StoreDamagedError(f"{path / ROOT} is not the file that was written. Restore it, or extract again.")
+
+
+def settle(path: Path) -> None:
+    """Finish what a killed writer had begun: an extension's metadata, files under temporary names, a torn ledger line."""
+    _, belonging, good = snapshot(path)
+    records, _ = _ledger.read_records(path / LEDGER)
+    for record in records[len(belonging) :]:
+        if record["kind"] == "extended":
+            replace_metadata(path, record["files"])
+    for folder in {
+        path,
+        *((path / name).parent for name in _ledger.Committed.replay(records).files),
+        path / "status/c",
+    }:
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink()
+    _ledger.cut(path / LEDGER, good)
