@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -88,6 +89,8 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(a) for a in get_args(hint))
     if origin is tuple:
         return f"a list of {describe(get_args(hint)[0])}"
+    if _is_mapping(origin):
+        return "names with values"
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
     return names.get(hint, "nothing" if hint is type(None) else str(getattr(hint, "__name__", hint)))
 
@@ -108,9 +111,13 @@ def coerce(value: Any, hint: Any) -> Any:
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(coerce(item, get_args(hint)[0]) for item in items)
-    if origin in (dict, Mapping) or (origin is not None and issubclass(origin, Mapping)):
+    if _is_mapping(origin):
         return dict(value)
     return _scalar(value, hint)
+
+
+def _is_mapping(origin: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def _first_that_fits(value: Any, hints: tuple[Any, ...]) -> Any:
@@ -142,7 +149,9 @@ def _scalar(value: Any, hint: Any) -> Any:
         raise TypeError(value)
     if isinstance(value, bool) or value is None:
         raise TypeError(value)
-    if hint is int and isinstance(value, float) and value != int(value):
+    if hint is int and isinstance(value, float) and not value.is_integer():
+        raise ValueError(value)
+    if hint is float and not math.isfinite(float(value)):
         raise ValueError(value)
     if hint is str and not isinstance(value, (str, int, float)):
         raise TypeError(value)

@@ -69,8 +69,14 @@ def primary(task: Task) -> str:
 
 
 def score(scores: npt.NDArray[Any], targets: npt.NDArray[Any], task: Task) -> tuple[float, float]:
-    """Return (primary metric, minus the mean loss): what candidates are compared by, higher is better."""
+    """Return (primary metric, minus the mean loss): what candidates are compared by, higher is better.
+
+    Scores that are not finite give (NaN, NaN). A metric that these targets leave undefined (R2 of one row, no label with
+    both answers) is minus infinity for every candidate, so that the loss decides.
+    """
     values, count = np.asarray(scores, dtype=np.float64), np.ones(len(targets))
+    if not np.isfinite(values).all():
+        return float("nan"), float("nan")
     metric = METRICS[task](values, targets)
     if task == "classification":
         highest = values.max(1, keepdims=True)
@@ -80,7 +86,8 @@ def score(scores: npt.NDArray[Any], targets: npt.NDArray[Any], task: Task) -> tu
         loss = float((np.logaddexp(0, values) - targets * values).mean())
     else:
         loss = float(np.square(values - targets).mean())
-    return metric[primary(task)](count), -loss
+    found = metric[primary(task)](count)
+    return found if np.isfinite(found) else -float("inf"), -loss
 
 
 def _draws(count: int, groups: Sequence[str] | None, seed: int, draws: int) -> Iterator[Floats]:
@@ -150,7 +157,7 @@ def _multilabel(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
 
 def _regression(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
     return {
-        "r2": lambda w: float(r2_score(targets, scores, sample_weight=w)),
+        "r2": lambda w: float(r2_score(targets, scores, sample_weight=w)) if len(w) > 1 else float("nan"),
         "mae": lambda w: float(mean_absolute_error(targets, scores, sample_weight=w)),
     }
 

@@ -18,19 +18,24 @@ def is_done(folder: Path, config: Mapping[str, Any]) -> bool:
     """Return whether `folder` holds the finished run of exactly this config; prepare the folder where it does not.
 
     Raises:
-        RunError: it holds another run; names what differs.
+        RunError: it holds another run (names what differs), something else, or cannot be written.
     """
     known = folder / CONFIG
     if known.exists():
-        found = differences(json.loads(json_bytes(config)), json.loads(known.read_text()))
+        found = differences(json.loads(json_bytes(config)), _read(known))
         if found:
             lines = "\n".join(f"  {name}: that run has {theirs!r}, this one {ours!r}" for name, ours, theirs in found)
             raise RunError(f"{folder} holds another run:\n{lines}\nGive another --out.")
         return (folder / RECORD).exists()
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file, not a folder. Give another --out.")
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} is a folder with other files in it. Give another --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(known, json_bytes(config))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(known, json_bytes(config))
+    except OSError as error:
+        raise RunError(f"cannot write the run {folder}: {error.strerror or error}. Give another --out.") from None
     return False
 
 
@@ -43,7 +48,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (config, record) of a finished run.
 
     Raises:
-        RunError: no run is there, or it never finished.
+        RunError: no run is there, it never finished, or a file of it is damaged.
     """
     if not (folder / CONFIG).exists():
         raise RunError(
@@ -51,4 +56,12 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     if not (folder / RECORD).exists():
         raise RunError(f"the run in {folder} did not finish. Run the same train-head command again.")
-    return json.loads((folder / CONFIG).read_text()), json.loads((folder / RECORD).read_text())
+    return _read(folder / CONFIG), _read(folder / RECORD)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}). Train the run again into another --out.") from None
+    return found

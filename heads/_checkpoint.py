@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from featurecache.checks import bind_options
-from featurecache.errors import RunError
+from featurecache.errors import ConfigError, RunError
 from featurecache.files import json_bytes, write_atomic
 from heads import HEADS, HeadSpec
 
@@ -29,6 +30,16 @@ def build_head(name: str, spec: HeadSpec, options: Mapping[str, Any]) -> nn.Modu
     room = HEADS.load(name)
     built: nn.Module = room.build(spec, **bind_options(room.build, options, f"head {name}"))
     return built
+
+
+def refusals(name: str, spec: HeadSpec, options: Mapping[str, Any]) -> list[str]:
+    """Return every reason why the head cannot be built; it is tried without memory, and no random number is drawn."""
+    try:
+        with torch.device("meta"):
+            build_head(name, spec, options)
+    except ConfigError as refused:
+        return refused.problems
+    return []
 
 
 def save_head(folder: Path, head: nn.Module, name: str, spec: HeadSpec, options: Mapping[str, Any]) -> None:
@@ -51,13 +62,15 @@ def load_head(folder: Path) -> tuple[nn.Module, HeadSpec]:
         RunError: a file is missing or damaged.
     """
     try:
-        facts = json.loads((folder / BUILD).read_text())
+        facts = json.loads((folder / BUILD).read_text(encoding="utf-8"))
         tensors = load_file(folder / TENSORS)
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise RunError(f"{folder} holds no head that can be read ({error}). Train it again into a new --out.") from None
-    spec = _spec(facts, tensors)
-    head = build_head(facts["head"], spec, facts["options"])
-    head.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("constants.")})
+        spec = _spec(facts, tensors)
+        with torch.random.fork_rng(devices=[]):  # the start that is drawn here is overwritten
+            head = build_head(facts["head"], spec, facts["options"])
+        head.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("constants.")})
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise RunError(f"{folder} holds no head that can be read ({why}). Train it again into a new --out.") from error
     return head.eval(), spec
 
 

@@ -8,6 +8,7 @@ row i under lambda is x_i Q diag(1 / (w + lambda)) Q' X'Y, and its leave-one-out
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -208,9 +209,9 @@ def build(spec: HeadSpec, *, lambdas: tuple[float, ...] = LAMBDAS) -> Ridge:
     """Return a ridge probe; `lambdas` are the penalties per row to choose from by leave-one-out.
 
     Raises:
-        ConfigError: a penalty is not positive.
+        ConfigError: a penalty is not positive and finite.
     """
-    bad = [value for value in lambdas if not value > 0]
+    bad = [value for value in lambdas if not 0 < value < math.inf]
     if bad or not lambdas:
         raise ConfigError([f"lambdas must be positive, got {bad or 'none'}"])
     return Ridge(spec, tuple(sorted(lambdas)))

@@ -32,24 +32,31 @@ def select_arrays(header: Header, consumes: str, layers: str | None, tokens: str
         raise StoreContentsError(
             "the store holds the embedding, but no layers. Give --layers embedding, or extract again with --layers all --extend."
         )
-    kinds = list(header.tokens[:1]) if tokens == "auto" else tokens.split("+")
+    kinds = list(header.tokens[:1]) if tokens == "auto" else list(dict.fromkeys(tokens.split("+")))
     absent = [kind for kind in kinds if kind not in header.tokens]
     if absent:
         raise StoreContentsError(
-            f"the store holds no tokens {', '.join(absent)}; it holds {', '.join(header.tokens)}. "
+            f"the store holds no tokens {', '.join(map(repr, absent))}; it holds {', '.join(header.tokens)}. "
             "Extract again with --tokens and --extend."
         )
     named = {"last": held[-1:], "mean": held, "concat": held, "all": held}
     wanted = named[words] if words in named else _indices(words, held)
-    return tuple(layer_array(kind.partition(":")[0], index) for index in wanted for kind in kinds), combine
+    names = tuple(layer_array(kind.partition(":")[0], index) for index in wanted for kind in kinds)
+    lacking = [name for name in names if name not in {spec.name for spec in header.arrays}]
+    if lacking:  # extended by a kind of token for some of the layers only
+        raise StoreContentsError(
+            f"the store does not hold {', '.join(lacking)}. Name the layers that it holds with --layers, or extract again "
+            "with --tokens and --extend."
+        )
+    return names, combine
 
 
 def _indices(words: str, held: list[int]) -> list[int]:
     try:
         wanted = parse_indices(words)
-    except ValueError:
+    except ValueError as problem:
         known = "last, embedding, mean, concat, or indices such as 0,3,6-11"
-        raise ConfigError([f"layers must be {known}; got {words!r}"]) from None
+        raise ConfigError([f"layers must be {known}; got {words!r}: {problem}"]) from None
     if not wanted or not set(wanted) <= set(held):
         raise StoreContentsError(
             f"--layers {words} asks for layers that the store does not hold; it holds {', '.join(map(str, held))}."

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet
 import torch
 from torch import Tensor, nn
 
 from featurecache.features import Task
+from featurecache.files import write_atomic
 from featurecache.metrics import Measured, measure
 from featurecache.sources.cached import CachedSource
 from pipelines._fitting import outputs_of
@@ -69,3 +72,12 @@ def said(answer: Tensor, class_names: Sequence[str], task: Task) -> str | float 
         return "|".join(name for name, on in zip(class_names, answer.tolist(), strict=True) if on)
     values: list[float] = answer.tolist()
     return values[0] if len(values) == 1 else values
+
+
+def write_predictions(folder: Path, source: CachedSource, logits: Tensor) -> None:
+    """Write `predictions.parquet` for the rows of a source, from their (N, C) logits."""
+    table, header = source.store.table(), source.store.header
+    ids, targets = np.asarray(table.sample_id)[source.rows], np.asarray(table.target)[source.rows]
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(prediction_table(ids, targets, logits, header.class_names, header.task), sink)
+    write_atomic(folder / "predictions.parquet", sink.getvalue().to_pybytes())

@@ -11,6 +11,7 @@ import numpy as np
 
 from featurecache.backbones import BACKBONES
 from featurecache.datasets import DATASETS
+from featurecache.errors import StoreNotFoundError
 from featurecache.reports import Table
 from featurecache.runs import CONFIG, read_run
 from featurecache.stores import STORES, FeatureStore, open_store
@@ -52,9 +53,15 @@ class Facts:
 
 
 def info(config: InfoConfig) -> Facts:
-    """Describe the store or run at the path."""
+    """Describe the store or run at the path.
+
+    Raises:
+        StoreNotFoundError, StoreError, RunError: nothing is there, it is neither, or the run did not finish.
+    """
     if (config.store / CONFIG).exists():
         return _run_facts(config.store)
+    if not config.store.exists():
+        raise StoreNotFoundError(f"{config.store} does not exist. Name a store, or the folder of a run.")
     return _store_facts(open_store(config.store))
 
 
@@ -111,5 +118,9 @@ def list_names(config: ListConfig) -> Facts:
     if config.filter:
         pattern = config.filter if "*" in config.filter else f"*{config.filter}*"
         names = {kind: [name for name in found if fnmatch(name, pattern)] for kind, found in names.items()}
-    shown = [Table(kind, (kind,), [(name,) for name in found]) for kind, found in names.items()]
+    nothing = (f"no name matches {config.filter!r}",) if not any(names.values()) else ()
+    shown = [
+        *(Table(kind, (kind,), [(name,) for name in found]) for kind, found in names.items()),
+        Table("", (), (), nothing),
+    ]
     return Facts(shown, names)

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow.parquet
 import torch
-from torch import Tensor
 
 from featurecache.checks import check
 from featurecache.devices import environment, resolve_device
-from featurecache.errors import StoreContentsError
 from featurecache.files import write_atomic
 from featurecache.metrics import primary
 from featurecache.provenance import provenance
 from featurecache.reports import Table
 from featurecache.runs import is_done, read_run, write_record
 from featurecache.sources import Order
-from featurecache.sources.cached import CachedSource, split_rows
+from featurecache.sources.cached import CachedSource
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, HeadSpec
-from heads._checkpoint import build_head, save_head
+from heads._checkpoint import build_head, refusals, save_head
 from pipelines._arrays import select_arrays
-from pipelines._evaluation import evaluate, prediction_table
+from pipelines._evaluation import evaluate, write_predictions
 from pipelines._fitting import Member, Recipe, fit
 from pipelines._optimizers import Rule
+from pipelines._rows import class_weights, labelled_rows, trainable
 from pipelines.objectives.cross_entropy import build as cross_entropy
 
 
@@ -85,8 +82,11 @@ class TrainHeadConfig:
     def __post_init__(self) -> None:
         check(
             (self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
-            (self.lr is None or self.lr > 0, f"lr must be positive, got {self.lr}"),
-            (self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}"),
+            (self.lr is None or 0 < self.lr < math.inf, f"lr must be positive and finite, got {self.lr}"),
+            (
+                0 <= self.weight_decay < math.inf,
+                f"weight_decay must be finite and not negative, got {self.weight_decay}",
+            ),
             (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
             (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
             (0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {self.label_smoothing}"),
@@ -137,119 +137,118 @@ def _ends(arrays: list[str]) -> list[str]:
 
 
 def run(config: TrainHeadConfig) -> TrainReport:
-    """Train, or say that this very run is there already."""
-    store = open_store(config.store)
-    HEADS.load(config.head)
+    """Train, or say that this very run is there already.
+
+    Raises:
+        UnknownNameError, ConfigError, StoreContentsError: refused before anything is written, all problems at once.
+        RunError: `out` holds another run; names what differs.
+    """
+    store, room = open_store(config.store), HEADS.load(config.head)
+    config = replace(
+        config,
+        lr=config.lr or room.LEARNING_RATE or None,  # a head that is only solved has no rate
+        device=str(resolve_device(config.device)),
+    )
+    plan = planned(store, config)
+    asked = {name: value for name, value in asdict(config).items() if name not in ("out", "quiet", "layers", "tokens")}
     wanted = {
-        **{k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in ("out", "quiet")},
+        **asked, "store": str(config.store), "arrays": list(plan.spec.shapes), "combine": plan.spec.combine,
         "features": {"backbone": dict(store.header.backbone), "data": dict(store.header.dataset)},
     }  # fmt: skip
     if is_done(config.out, wanted):
         return TrainReport(config.out, read_run(config.out)[1], repeated=True)
-    return train_head(store, config)
+    return train_head(store, plan, config)
 
 
-def train_head(store: FeatureStore, config: TrainHeadConfig) -> TrainReport:
-    """Train one head on the training rows, keep the values that are best on validation, measure validation and test."""
-    started, header, device = time.perf_counter(), store.header, str(resolve_device(config.device))
-    room = HEADS.load(config.head)
-    arrays, combine = select_arrays(header, room.CONSUMES, config.layers, config.tokens)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Plan:
+    """What a run trains on, and what its head is built for."""
+
+    sources: Mapping[str, CachedSource]
+    """Split -> its labelled rows."""
+    spec: HeadSpec
+    """Still without statistics, which cost a pass over the rows."""
+
+
+def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
+    """Return what the config asks of the store; nothing is written, and only the row table is read.
+
+    Raises:
+        ConfigError: lists every reason why the head cannot be built, or has nothing to learn from.
+        StoreContentsError: the store is unfinished, or lacks what the head is to read.
+    """
+    header = store.header
+    arrays, combine = select_arrays(header, HEADS.load(config.head).CONSUMES, config.layers, config.tokens)
     sources = {split: CachedSource(store, arrays, labelled_rows(store, split)) for split in ("train", "val", "test")}
-    _check_trainable(sources["train"], store)
     spec = HeadSpec(
         shapes={name: header.array(name).tail for name in arrays},
-        num_classes=len(header.class_names),
+        num_classes=max(1, len(header.class_names)),
         task=header.task,
         combine=combine,
-        statistics=sources["train"].statistics() if config.standardise else {},
     )
+    classes = header.task == "classification"
+    need = f"classes, but {store.path} holds a {header.task} task"
+    check(
+        *trainable(sources["train"]),
+        (classes or config.class_weights == "none", f"class_weights {config.class_weights} needs {need}"),
+        (classes or not config.label_smoothing, f"label_smoothing needs {need}"),
+        *((False, problem) for problem in refusals(config.head, spec, config.head_option)),
+    )
+    return Plan(sources=sources, spec=spec)
+
+
+def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> TrainReport:
+    """Train one head on the training rows, keep the values that are best on validation, measure validation and test."""
+    started, task, sources = time.perf_counter(), store.header.task, plan.sources
+    train = sources["train"]
+    spec = replace(plan.spec, statistics=train.statistics()) if config.standardise else plan.spec
+    weights = class_weights(train) if config.class_weights == "balanced" else None
+    objective = cross_entropy(task, label_smoothing=config.label_smoothing, class_weights=weights).to(config.device)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         head = build_head(config.head, spec, config.head_option)
-        chosen = head.solve(sources["train"].walk(4096)) if hasattr(head, "solve") else {}
-        member = Member(head, room.LEARNING_RATE if config.lr is None else config.lr, config.weight_decay)
-        objective = cross_entropy(
-            header.task, label_smoothing=config.label_smoothing, class_weights=_class_weights(sources["train"], config)
-        ).to(device)
-        fit(
-            [member],
-            sources["train"],
-            sources["val"],
-            objective,
-            _recipe(config, sources["train"], device),
-            header.task,
-        )
+        chosen = head.solve(train.walk(4096)) if hasattr(head, "solve") else {}
+        member = Member(head, config.lr or 0.0, config.weight_decay)
+        fit([member], train, sources["val"], objective, _recipe(config, train), task)
     metrics = {}
     for split in ("val", "test"):
         if len(sources[split]):
-            metrics[split], logits = evaluate(head, sources[split], header.task, device)
-            _write_predictions(config.out, sources[split], logits)
+            metrics[split], logits = evaluate(head, sources[split], task, config.device)
+            write_predictions(config.out, sources[split], logits)
     save_head(config.out, head, config.head, spec, config.head_option)
-    lines = [json.dumps(entry) + "\n" for entry in member.history]
-    write_atomic(config.out / "history.jsonl", "".join(lines).encode())
+    _write_history(config.out, member)
     trained = [p.numel() for p in head.parameters() if p.requires_grad]
     record = {
-        "head": config.head, "arrays": list(arrays), "combine": combine, "task": header.task,
-        "class_names": list(header.class_names), "metrics": metrics, "selected_by": f"val {primary(header.task)}",
+        "head": config.head, "arrays": list(spec.shapes), "combine": spec.combine, "task": task,
+        "class_names": list(store.header.class_names), "metrics": metrics, "selected_by": f"val {primary(task)}",
         "best_epoch": member.best_epoch, "epochs": config.epochs, "closed_form": chosen,
         "parameters": sum(p.numel() for p in head.parameters()), "trained_parameters": sum(trained),
-        "rows": {split: len(source) for split, source in sources.items()},
-        "features": {"backbone": dict(header.backbone), "data": dict(header.dataset), "origin": origin_of(store.path),
-                     "tokens": list(header.tokens), "arrays": [asdict(header.array(name)) for name in arrays]},
+        "rows": {split: len(source) for split, source in sources.items()}, "features": _origin(store, list(spec.shapes)),
         "environment": environment(), "seconds": time.perf_counter() - started,
     }  # fmt: skip
     write_record(config.out, record)
     return TrainReport(config.out, record)
 
 
-def labelled_rows(store: FeatureStore, split: str) -> npt.NDArray[np.int64]:
-    """Return the committed, readable, labelled rows of a split, ascending."""
-    rows = split_rows(store, split)
-    targets = np.asarray(store.table().target)[rows]
-    known = targets >= 0 if targets.ndim == 1 else ~np.isnan(targets.astype(np.float64)).any(1)
-    return rows[known]
+def _origin(store: FeatureStore, arrays: list[str]) -> dict[str, Any]:
+    """Return what the features are, and what builds their backbone again ({} where nothing was noted)."""
+    header = store.header
+    origin = next((dict(line["origin"]) for line in provenance(store.path) if "origin" in line), {})
+    return {
+        "backbone": dict(header.backbone), "data": dict(header.dataset), "origin": origin,
+        "tokens": list(header.tokens), "arrays": [asdict(header.array(name)) for name in arrays],
+    }  # fmt: skip
 
 
-def origin_of(store: Path) -> dict[str, Any]:
-    """Return what builds the backbone of a store again; {} where nothing was noted."""
-    return next((dict(line["origin"]) for line in provenance(store) if "origin" in line), {})
-
-
-def _check_trainable(train: CachedSource, store: FeatureStore) -> None:
-    table, task = store.table(), store.header.task
-    seen = np.unique(np.asarray(table.target)[train.rows])
-    check(
-        (len(train) > 0, f"{store.path} holds no labelled training rows, so there is nothing to learn from"),
-        (
-            task != "classification" or len(train) == 0 or len(seen) > 1,
-            f"all training rows of {store.path} are of one class, so there is nothing to tell apart",
-        ),
-    )
-
-
-def _class_weights(train: CachedSource, config: TrainHeadConfig) -> Tensor | None:
-    if config.class_weights == "none":
-        return None
-    header = train.store.header
-    if header.task != "classification":
-        raise StoreContentsError(f"class weights need classes; {train.store.path} holds a {header.task} task.")
-    counts = np.bincount(np.asarray(train.store.table().target)[train.rows], minlength=len(header.class_names))
-    weights = len(train) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-    return torch.from_numpy(weights).float()
-
-
-def _recipe(config: TrainHeadConfig, train: CachedSource, device: str) -> Recipe:
+def _recipe(config: TrainHeadConfig, train: CachedSource) -> Recipe:
     order: Order = config.order if config.order != "auto" else ("shuffled" if train.fits_memory() else "blocks")
     return Recipe(
         epochs=config.epochs, batch_size=config.batch_size, optimizer=config.optimizer, momentum=config.momentum,
-        schedule=config.schedule, order=order, data_seed=config.data_seed, device=device, quiet=config.quiet,
+        schedule=config.schedule, order=order, data_seed=config.data_seed, device=config.device, quiet=config.quiet,
     )  # fmt: skip
 
 
-def _write_predictions(folder: Path, source: CachedSource, logits: Tensor) -> None:
-    """Write the rows of the last split that has any: test where there is one."""
-    table, header = source.store.table(), source.store.header
-    ids, targets = np.asarray(table.sample_id)[source.rows], np.asarray(table.target)[source.rows]
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(prediction_table(ids, targets, logits, header.class_names, header.task), sink)
-    write_atomic(folder / "predictions.parquet", sink.getvalue().to_pybytes())
+def _write_history(folder: Path, member: Member) -> None:
+    """Write one line an epoch; a number that is none, of a training that diverged, is null: JSON knows no NaN."""
+    lines = [{k: v if math.isfinite(v) else None for k, v in entry.items()} for entry in member.history]
+    write_atomic(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
