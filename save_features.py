@@ -40,6 +40,7 @@ from featurecache.stores import (
     FeatureStore,
     WriteBehind,
     create_store,
+    explained,
     format_of,
     gaps,
     lacking,
@@ -239,7 +240,8 @@ def save_features(
     watch, was_finished, rows = Stopwatch(), store.finished, store.header.rows
     kept, recomputed = progress(store)
     if kept < rows:
-        note(store.path, facts(backbone, config))
+        with explained(f"write to {store.path}"):
+            note(store.path, facts(backbone, config))
         with Bar("extracting", rows, kept, config.quiet) as bar:
             _extract(backbone, dataset, store, config, watch=watch, bar=bar)
     if not store.finished:
@@ -297,9 +299,9 @@ def facts(backbone: Backbone, config: SaveFeaturesConfig) -> dict[str, Any]:
 
 
 def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
-    """Return the LogME of every vector array of a finished store over its labelled training rows; [] without labels.
+    """Return the LogME of every vector array of a finished store over its labelled training rows.
 
-    An array is scored once, when its score is first asked for, and its score is kept beside it; an array is a vector
+    [] where nothing can be told apart: fewer than two such rows, or all of one class. An array is scored once, when its score is first asked for, and its score is kept beside it; an array is a vector
     array when one row is (D,): the embedding and each layer's cls and mean.
     """
     path = store.path / "scores" / "logme.json"
@@ -307,7 +309,7 @@ def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
     arrays = [spec for spec in store.header.arrays if len(spec.tail) == 1 and spec.name != "logits"]
     fresh = [spec for spec in arrays if spec.name not in kept]
     rows = scored_rows(store) if fresh else np.empty(0, np.int64)
-    if len(rows) >= 2:
+    if len(rows) and len(np.unique(np.asarray(store.table().target)[rows], axis=0)) > 1:
         kept |= {spec.name: score_array(store, spec, rows) for spec in fresh}
         with _kept_where_writable(path):
             path.parent.mkdir(exist_ok=True)

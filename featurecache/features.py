@@ -34,10 +34,18 @@ def parse_indices(text: str) -> list[int]:
     """Return the ascending indices that a text such as "0,3,6-11" names.
 
     Raises:
-        ValueError: it is not of that form.
+        ValueError: it is not of that form; says which part, and why.
     """
-    spans = [[int(edge) for edge in part.split("-")] for part in text.split(",")]
-    return sorted({index for span in spans for index in range(span[0], span[-1] + 1)})
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal()):
+            raise ValueError(f"{part!r} is neither an index nor a span such as 6-11")
+        if int(first) > int(last):
+            raise ValueError(f"the span {first}-{last} runs backwards, write {last}-{first}")
+        found.update(range(int(first), int(last) + 1))
+    return sorted(found)
 
 
 @dataclass(frozen=True, slots=True)

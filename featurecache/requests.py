@@ -9,7 +9,7 @@ import torch
 from featurecache.backbones import Backbone, Request
 from featurecache.datasets import ImageDataset
 from featurecache.errors import BackboneError
-from featurecache.features import ArraySpec, Header, parse_layer_array
+from featurecache.features import ArraySpec, Header, parse_indices, parse_layer_array
 
 
 def requested(backbone: Backbone, layers: str, tokens: str, *, logits: bool = False) -> Request:
@@ -37,13 +37,10 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
     if text in named:
         return tuple(named[text])
     try:
-        parts = [part.partition("-") for part in text.split(",")]
-        spans = [(int(first), int(last if dash else first)) for first, dash, last in parts]
-    except ValueError:
-        spans = []
-    if not spans or any(first > last for first, last in spans):
-        raise BackboneError(f"--layers must be all, last, none, or indices such as 0,3,6-11; got {text!r}")
-    found = sorted({index for first, last in spans for index in range(first, last + 1)})
+        found = parse_indices(text)
+    except ValueError as problem:
+        known = "all, last, none, or indices such as 0,3,6-11"
+        raise BackboneError(f"--layers must be {known}; got {text!r}: {problem}") from None
     if found[-1] >= count:
         raise BackboneError(
             f"--layers {text} asks for layers that are not there: the model has layers 0 to {count - 1}"

@@ -18,14 +18,15 @@ from featurecache.features import Header
 from featurecache.registry import Registry
 from featurecache.stores._agreement import lacking, united
 from featurecache.stores._behind import WriteBehind
+from featurecache.stores._explaining import explained
 from featurecache.stores._gaps import gaps, progress
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 __all__ = [
-    "STORES", "FeatureStore", "WriteBehind", "create_store", "format_of", "gaps", "lacking", "open_store", "progress",
-    "united",
+    "STORES", "FeatureStore", "WriteBehind", "create_store", "explained", "format_of", "gaps", "lacking", "open_store",
+    "progress", "united",
 ]  # fmt: skip
 
 STORES = Registry("store format", "featurecache.stores")

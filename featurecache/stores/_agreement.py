@@ -32,7 +32,7 @@ def _identity(header: Header, other: Header) -> dict[str, Any]:
     kinds = {token.partition(":")[0] for token in other.tokens}
     return {
         "backbone": header.backbone,
-        "data": header.dataset,
+        "data": {**header.dataset, "rows": header.rows},
         "views": header.views,
         "dtype": "+".join(sorted({spec.dtype for spec in header.arrays})),
         "tokens": {kind: token for token in header.tokens if (kind := token.partition(":")[0]) in kinds},

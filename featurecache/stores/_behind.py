@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from featurecache.errors import StoreError
+
 if TYPE_CHECKING:
     from featurecache.stores import FeatureStore
 
@@ -53,8 +55,9 @@ class WriteBehind:
         self._rows, self._committed = 0, time.monotonic()
 
     def _finish_last(self) -> None:
-        if self._last is not None:
-            self._last.result()
+        last, self._last = self._last, None  # its failure is told once
+        if last is not None:
+            last.result()
 
     def __enter__(self) -> WriteBehind:
         return self
@@ -62,11 +65,9 @@ class WriteBehind:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Commit the batches that are complete; a failure of the thread is raised once, here or by the call before."""
+        """Commit the batches that are complete, unless the store itself has refused one."""
         try:
-            self.commit()
-        except BaseException as failure:
-            if failure is not error:
-                raise
+            if not isinstance(error, StoreError):
+                self.commit()
         finally:
             self._thread.shutdown(wait=True)

@@ -53,7 +53,7 @@ class ChunkWriter:
         self._touched: set[str] = set()
         self._open: dict[str, int] = {}
         self._closing: list[Future[None]] = []
-        self._new_folders: set[Path] = set()
+        self._unsynced: set[Path] = set()
 
     def write(self, start: int, values: npt.NDArray[Any], pool: ThreadPoolExecutor) -> None:
         """Write `values` (B, V, ...) as rows `start` and following."""
@@ -87,10 +87,9 @@ class ChunkWriter:
 
     def _descriptor(self, key: str) -> int:
         path = self.folder / self.spec.name / key
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # every folder between the array and the chunk may be new, and a new name is durable only once synced
-            self._new_folders.update(p for p in path.parents if p.is_relative_to(self.folder / self.spec.name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # every name between the array and the chunk may be new, or made by a writer that was killed before it synced them
+        self._unsynced.update(p for p in path.parents if p.is_relative_to(self.folder / self.spec.name))
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         size = self.rows_per_chunk * self.spec.row_bytes
         if os.fstat(descriptor).st_size != size:
@@ -100,8 +99,8 @@ class ChunkWriter:
     def settle(self, pool: ThreadPoolExecutor) -> list[Future[None]]:
         """Start making everything durable; the caller waits for the futures, then calls `taken`."""
         waiting = self._closing + [pool.submit(os.fsync, descriptor) for descriptor in self._open.values()]
-        waiting += [pool.submit(sync_folder, folder) for folder in sorted(self._new_folders)]
-        self._closing, self._new_folders = [], set()
+        waiting += [pool.submit(sync_folder, folder) for folder in sorted(self._unsynced)]
+        self._closing, self._unsynced = [], set()
         return waiting
 
     def taken(self) -> dict[str, list[int]]:

@@ -10,8 +10,7 @@ import os
 import shutil
 import socket
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,20 +24,6 @@ if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 LEDGER, ROOT = "ledger.jsonl", "zarr.json"
-
-
-@contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turn what the operating system refuses into a `StoreError` that says what failed, why, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(
-            f"cannot {what}: {error.strerror or error}. Nothing that was committed is lost: "
-            "make room or restore access, then run the same command again."
-        ) from error
 
 
 def create_files(path: Path, header: Header, table: RowTable, chunk_multiple: int) -> None:

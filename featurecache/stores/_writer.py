@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from featurecache.features import Header
 from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
 from featurecache.stores._chunks import ChunkWriter, check_unfilled
-from featurecache.stores._creation import LEDGER, explained
+from featurecache.stores._creation import LEDGER
+from featurecache.stores._explaining import explained
 
 LOCK = "writer.lock"
 
@@ -127,11 +129,13 @@ class Lock:
     descriptor: int
     interrupted_at: int
     """Row up to which an earlier writer, which never finished, had begun to compute."""
+    since: float = field(default_factory=time.time)
 
     def describe(self, position: int) -> None:
-        """Write who holds the lock, and the row up to which it computes; survives a kill, costs no fsync."""
-        line = f"{os.getpid()} {socket.gethostname()} {time.time():.0f} {position}\n"
-        os.pwrite(self.descriptor, line.encode().ljust(512), 0)
+        """Write who holds the lock since when, and the row up to which it computes; survives a kill, costs no fsync."""
+        line = f"{os.getpid()} {socket.gethostname()} {self.since:.0f} {position}\n"
+        with explained(f"write to {self.path.parent}"):
+            os.pwrite(self.descriptor, line.encode().ljust(512), 0)
 
     def moved_to(self, position: int) -> Lock:
         """Return the lock as one whose earlier writer had begun to compute up to `position`; noted on disk too."""
@@ -158,21 +162,28 @@ def acquire(path: Path) -> Lock:
     except OSError as error:
         reason = error.strerror
         raise StoreError(f"cannot write in {path.parent}: {reason}. Give an --out that can be written.") from error
-    words = os.read(descriptor, 512).decode(errors="replace").split()
+    holder = _HOLDER.match(os.read(descriptor, 512).decode(errors="replace"))
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise StoreBusyError(f"{path.parent} is being written by {_holder(words)}. Wait for it, or stop it.") from None
+        raise StoreBusyError(f"{path.parent} is being written by {_named(holder)}. Wait for it, or stop it.") from None
     if not (path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())):
         os.close(descriptor)  # the writer before us finished and removed its lock between our open and our flock
         return acquire(path)
-    lock = Lock(path, descriptor, int(words[3]) if len(words) == 4 else 0)
-    lock.describe(lock.interrupted_at)
+    lock = Lock(path, descriptor, int(holder["position"]) if holder else 0)
+    try:
+        lock.describe(lock.interrupted_at)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return lock
 
 
-def _holder(words: list[str]) -> str:
-    if len(words) != 4:
+_HOLDER = re.compile(r"(?P<process>\d+) (?P<host>\S+) (?P<since>\d+) (?P<position>\d+)\n")
+
+
+def _named(holder: re.Match[str] | None) -> str:
+    if holder is None:
         return "another process"
-    return f"process {words[0]} on {words[1]}, for {time.time() - float(words[2]):.0f} s"
+    return f"process {holder['process']} on {holder['host']}, for {time.time() - int(holder['since']):.0f} s"

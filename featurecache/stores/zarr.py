@@ -17,7 +17,8 @@ from featurecache.features import FORMAT_VERSION, ArraySpec, Header
 from featurecache.stores import _ledger
 from featurecache.stores._agreement import check_extends
 from featurecache.stores._chunks import chunk_key
-from featurecache.stores._creation import LEDGER, create_files, explained, extend_files, settle, snapshot
+from featurecache.stores._creation import LEDGER, create_files, extend_files, settle, snapshot
+from featurecache.stores._explaining import explained
 from featurecache.stores._layout import status_files
 from featurecache.stores._mapping import can_map, map_files
 from featurecache.stores._writer import LOCK, Lock, Writer, acquire
