@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,22 @@ class Walk:
         return self.source.batches(self.batch_size)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ids(Sequence[str]):
+    """Sample ids of some rows, looked up when asked for: no step of training asks, and text is slow to gather."""
+
+    table: npt.NDArray[Any]
+    """(N,) ids of all rows."""
+    rows: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self.table[self.rows[place]]
+        return found.tolist() if isinstance(place, slice) else found
+
+
 class CachedSource:
     """Some rows and some arrays of one store."""
 
@@ -60,11 +77,13 @@ class CachedSource:
 
     def gather(self, name: str, rows: npt.NDArray[np.int64]) -> Tensor:
         """Return (B, ...) values of one array, float32."""
+        return self._gather(name, rows, torch.from_numpy(rows))
+
+    def _gather(self, name: str, rows: npt.NDArray[np.int64], places: Tensor) -> Tensor:
         values = self._values[name]
         if values is None:
-            read = self.store.read(name, rows)
-            return as_tensor(read, self.store.header.array(name).dtype).float()
-        return values.index_select(0, torch.from_numpy(rows)).float()
+            return as_tensor(self.store.read(name, rows), self.store.header.array(name).dtype).float()
+        return values.index_select(0, places).float()
 
     def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
         """Yield every row once; see `FeatureSource`."""
@@ -74,8 +93,9 @@ class CachedSource:
 
     def batch(self, rows: npt.NDArray[np.int64]) -> FeatureBatch:
         """Return the given rows as one batch."""
-        arrays = {name: self.gather(name, rows) for name in self.arrays}
-        return FeatureBatch(rows, self._ids[rows], self._targets.index_select(0, torch.from_numpy(rows)), arrays)
+        places = torch.from_numpy(rows)
+        arrays = {name: self._gather(name, rows, places) for name in self.arrays}
+        return FeatureBatch(rows, Ids(self._ids, rows), self._targets.index_select(0, places), arrays)
 
     def walk(self, batch_size: int) -> Walk:
         """Return sequential batches that can be walked more than once."""

@@ -1,0 +1,212 @@
+"""Does a store feed training as if it were RAM?
+
+    python benchmarks/epochs.py [--rows 50000 --width 768] [--layers 12 --layer-rows 20000 --layer-width 192] [--out FILE]
+
+One epoch of the project's own loop, over the training rows of a Zarr store (`CachedSource`) and over tensors in RAM from
+which the same batches are taken by `index_select`: the same bytes, the same dtype, the same order of rows, nothing
+else. Held against: at least 0.95 of its speed, for a linear head on one array and for an LFA head on twelve.
+The first epoch after the store is opened, which also lays its pages into the process, is told for information.
+
+Then 256 random rows at a time, read from the store as NumPy users do (`store.read`), and from a raw memory map of one
+file with the same bytes. Held against: at least 0.5 of its speed.
+
+The stores are made by the project's own writer, of random features; everything is in the page cache, as after an
+extraction. A store larger than RAM is not measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _reporting import Ratio, conclude, in_turns, middle, seconds
+
+from featurecache.casting import as_tensor
+from featurecache.datasets import RowTable
+from featurecache.features import ArraySpec, FeatureBatch, Header, Layer, layer_array
+from featurecache.seeding import generator
+from featurecache.sources import FeatureSource, Order
+from featurecache.sources.cached import CachedSource, split_rows
+from featurecache.stores import FeatureStore, create_store, open_store
+from heads import HEADS, HeadSpec
+from pipelines._fitting import Member, Recipe, fit
+from pipelines.objectives.cross_entropy import build as cross_entropy
+
+EPOCH_LIMIT, READ_LIMIT = 0.95, 0.5
+CLASSES, BATCH, READS = 100, 256, 400
+WRITTEN = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """Sequential batches of tensors in RAM."""
+
+    source: InMemory
+    batch_size: int
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        return self.source.batches(self.batch_size)
+
+
+class InMemory:
+    """What training from RAM looks like at its leanest: batches by `index_select`, no sample ids."""
+
+    def __init__(self, store: FeatureStore, arrays: Sequence[str], rows: npt.NDArray[np.int64]) -> None:
+        self.arrays = {
+            name: as_tensor(store.read(name, rows).copy(), store.header.array(name).dtype) for name in arrays
+        }
+        self.targets = torch.from_numpy(np.asarray(store.table().target)[rows])
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
+        """Yield every row once."""
+        rows = np.arange(len(self)) if order == "sequential" else generator("row order", seed).permutation(len(self))
+        places = torch.from_numpy(rows)
+        for start in range(0, len(self), batch_size):
+            picked = places[start : start + batch_size]
+            arrays = {name: values.index_select(0, picked).float() for name, values in self.arrays.items()}
+            yield FeatureBatch(rows[start : start + batch_size], (), self.targets.index_select(0, picked), arrays)
+
+    def walk(self, batch_size: int) -> Walk:
+        """Return sequential batches that can be walked more than once."""
+        return Walk(self, batch_size)
+
+
+def header(rows: int, arrays: tuple[ArraySpec, ...], width: int) -> Header:
+    layers = tuple(Layer(index, width, "norm") for index in range(len(arrays)))
+    return Header(
+        backbone={"name": "random"}, dataset={"fingerprint": "random"}, rows=rows, views=1, task="classification",
+        class_names=tuple(map(str, range(CLASSES))), layers=layers, tokens=("cls",), arrays=arrays,
+    )  # fmt: skip
+
+
+def make_store(path: Path, rows: int, arrays: tuple[ArraySpec, ...], width: int) -> FeatureStore:
+    """Write a finished store of random features, all rows for training."""
+    rng, nothing = np.random.default_rng(0), [""] * rows
+    ids = [f"class/{row:08d}.jpg" for row in range(rows)]
+    table = RowTable(
+        sample_id=ids, target=np.arange(rows) % CLASSES, split=["train"] * rows, domain=nothing, group=nothing
+    )
+    store = create_store(path, header(rows, arrays, width), table, chunk_multiple=64)
+    for start in range(0, rows, WRITTEN):
+        part = range(start, min(start + WRITTEN, rows))
+        drawn = {spec.name: rng.standard_normal((len(part), 1, *spec.tail), dtype=np.float32) for spec in arrays}
+        store.write(part, {spec.name: drawn[spec.name].astype(spec.storage_dtype) for spec in arrays}, {})
+    store.commit()
+    store.finish()
+    store.close()
+    return open_store(path)
+
+
+def epoch(head: str, spec: HeadSpec, source: FeatureSource, epochs: int) -> float:
+    """Seconds of one epoch of a fresh head, as `train-head` runs it, without validation."""
+    torch.manual_seed(0)
+    room = HEADS.load(head)
+    options = {"start": "published"} if head == "lfa" else {}  # the closed form of the start is no epoch
+    member = Member(room.build(spec, **options), room.LEARNING_RATE, 0.01)
+    recipe = Recipe(epochs=epochs, batch_size=BATCH)
+    return (
+        seconds(lambda: fit([member], source, None, cross_entropy("classification"), recipe, "classification")) / epochs
+    )
+
+
+def measure_epochs(head: str, store: FeatureStore, turns: int, epochs: int) -> list[Ratio]:
+    """Speed of an epoch from the store over that of an epoch from RAM."""
+    arrays, rows = [spec.name for spec in store.header.arrays], split_rows(store, "train")
+    in_memory = InMemory(store, arrays, rows)
+    shapes = {name: store.header.array(name).tail for name in arrays}
+    statistics = CachedSource(store, arrays, rows).statistics()
+    spec = HeadSpec(shapes=shapes, num_classes=CLASSES, statistics=statistics)
+    epoch(head, spec, in_memory, 1)  # memory of the optimiser, threads of torch
+    cached = CachedSource(open_store(store.path), arrays, rows)
+    first = epoch(head, spec, cached, 1)
+    found = in_turns([lambda: epoch(head, spec, in_memory, epochs), lambda: epoch(head, spec, cached, epochs)], turns)
+    ratios, ram = [a / b for a, b in found], middle([a for a, _ in found])
+    figures = {"RAM s": ram, "store s": middle([b for _, b in found])}
+    what, against = f"epoch of {head}, {len(rows)} rows x {len(arrays)} arrays", "the same loop, tensors in RAM"
+    return [
+        Ratio(
+            what=what, against=against, value=middle(ratios), limit=EPOCH_LIMIT, of_each_turn=ratios, figures=figures
+        ),
+        Ratio(what=f"first {what}", against=against, value=ram / first, figures={"store s": first}),
+    ]
+
+
+def measure_reads(store: FeatureStore, folder: Path, turns: int) -> Ratio:
+    """Speed of random reads from the store over that from a raw memory map."""
+    spec = store.header.arrays[0]
+    shape, file = (store.header.rows, *spec.tail), folder / "raw.bin"
+    store.read(spec.name, slice(0, store.header.rows)).tofile(file)
+    raw = np.memmap(file, spec.storage_dtype, "r", shape=shape)
+    rng = np.random.default_rng(1)
+    draws = [rng.integers(0, store.header.rows, BATCH) for _ in range(READS)]
+
+    def from_store() -> None:
+        for rows in draws:
+            store.read(spec.name, rows)
+
+    def from_map() -> None:
+        for rows in draws:
+            np.asarray(raw[rows])
+
+    from_store(), from_map()  # pages into the process
+    found = in_turns([lambda: seconds(from_map), lambda: seconds(from_store)], turns)
+    ratios, size = [a / b for a, b in found], READS * BATCH * spec.row_bytes / 1e6
+    return Ratio(
+        what=f"{BATCH} random rows x {READS}", against="raw np.memmap", value=middle(ratios), limit=READ_LIMIT,
+        of_each_turn=ratios,
+        figures={"memmap MB/s": size / middle([a for a, _ in found]), "store MB/s": size / middle([b for _, b in found])},
+    )  # fmt: skip
+
+
+def main() -> int:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "folder")}
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder, ratios = Path(name), []
+        one = (ArraySpec("embedding", (options.width,), options.dtype),)
+        store = make_store(folder / "linear.zarr", options.rows, one, options.width)
+        ratios += measure_epochs("linear", store, options.turns, options.epochs)
+        if options.dtype != "bfloat16":
+            ratios.append(measure_reads(store, folder, options.turns))
+        many = tuple(
+            ArraySpec(layer_array("cls", i), (options.layer_width,), options.dtype) for i in range(options.layers)
+        )
+        store = make_store(folder / "lfa.zarr", options.layer_rows, many, options.layer_width)
+        ratios += measure_epochs("lfa", store, options.turns, options.epochs)
+        return conclude("Training from a Zarr store against training from RAM", ratios, settings, options.out)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=50_000, help="rows of the linear head")
+    parser.add_argument("--width", type=int, default=768, help="D of its array")
+    parser.add_argument("--layers", type=int, default=12, help="arrays of the LFA head")
+    parser.add_argument("--layer-rows", type=int, default=20_000, help="its rows")
+    parser.add_argument("--layer-width", type=int, default=192, help="D of its arrays")
+    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16", help="of the stores")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of one measurement")
+    parser.add_argument("--turns", type=int, default=11, help="measurements of each, in turns; the middle ratio counts")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of torch; several suffer most from other programs"
+    )
+    parser.add_argument("--folder", type=Path, help="where the stores are made, for a while; default: the system's")
+    parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
