@@ -3,17 +3,29 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test faults lint bench
 
-$(BIN)/featurecache:
+$(BIN)/featurecache: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
 
 setup: $(BIN)/featurecache
+
+demo: setup
+	$(BIN)/featurecache demo
 
 test: setup
 	$(BIN)/python -m pytest
 
+faults: setup
+	$(BIN)/python -m pytest tests/faults
+
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	for question in benchmarks/[a-z]*.py; do case $$question in *train_*) ;; *) $(BIN)/python $$question || exit 1;; esac; done

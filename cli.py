@@ -11,10 +11,13 @@ import importlib
 import inspect
 import json
 import logging
+import signal
 import sys
 import textwrap
+import threading
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -131,18 +134,37 @@ def _call(act: Callable[[Any], Any], config: Any, values: dict[str, Any]) -> Non
     from featurecache.checks import config_from
     from featurecache.errors import FeatureCacheError
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("featurecache").setLevel(logging.INFO)  # what we say, not what the libraries below us say
     as_json, config_file = values.pop("as_json"), values.pop("config_file")
     try:
         given = {**_read_yaml(config_file), **_given(config, values)}
-        report = act(config_from(config, given))
+        with _terminable():
+            report = act(config_from(config, given))
     except (FeatureCacheError, _logme_error()) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 1))
     except KeyboardInterrupt:
-        click.echo("Interrupted. The same command goes on where it stopped.", err=True)
+        click.echo("Interrupted. What is committed stays; the same command goes on where it stopped.", err=True)
         sys.exit(75)
     _show(report, as_json)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM, which schedulers send, stop the act as Ctrl-C does; only the main thread hears of signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _logme_error() -> type[Exception]:

@@ -1,0 +1,84 @@
+"""What the documentation tells a user to type works as written, offline, on a folder of small images."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import cli
+from featurecache.backbones import _timm_weights
+from tests.journeys.pages import PAGES, ROOT, commands, follow
+
+CLASSES = ("cat", "dog", "owl")
+ORDER = ("data", "backbones", "extracting", "scores", "heads", "predicting", "store")
+"""Pages of docs in the order of the index: a page may use what an earlier one has made."""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the pages speak of: photos, bad photos, a weights file; downloads give random weights instead."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 3)):
+        for shade, name in enumerate(CLASSES):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 100, (40, 48, 3)) + 70 * shade
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "photos")
+    shutil.copytree(tmp_path / "photos" / "train", tmp_path / "hostile")
+    whole = (tmp_path / "hostile/cat/0.png").read_bytes()
+    (tmp_path / "hostile/cat/0.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "hostile/dog/0.png").write_bytes(b"")
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit_tiny.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_timm_weights, "_downloaded", lambda create, name, skeleton: _drawn(create))
+    yield tmp_path
+    sys.modules.pop("my_models", None)
+
+
+def _drawn(create):
+    torch.random.default_generator.manual_seed(0)
+    return create(pretrained=False)
+
+
+def test_what_the_readme_says_works(workplace):
+    follow(ROOT / "README.md")
+
+    lines = (workplace / "answers.csv").read_text().splitlines()
+    assert len(lines) == 1 + 3 * len(CLASSES)
+
+
+def test_what_the_pages_say_works(workplace):
+    for name in ORDER:
+        follow(ROOT / "docs" / f"{name}.md")
+
+
+def test_every_page_is_followed_and_in_the_index():
+    index = (ROOT / "docs/index.md").read_text()
+
+    assert {page.stem for page in PAGES} == {"README", "index", *ORDER}
+    assert [name for name in ORDER if f"({name}.md)" not in index] == []
+
+
+def test_every_verb_is_typed_somewhere():
+    typed = {arguments[0] for page in PAGES for arguments in commands(page)}
+
+    assert set(cli.VERBS) - typed == {"demo"}
+    assert "make demo" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+
+    assert [link for link in links if not (page.parent / link).exists()] == []
