@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.util
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 
 from featurecache.errors import UnknownNameError
@@ -37,6 +39,20 @@ class Registry:
         folders = list(spec.submodule_search_locations or []) if spec else []
         found = pkgutil.iter_modules(folders)
         return sorted(m.name for m in found if not m.ispkg and not m.name.startswith("_"))
+
+    def summary(self, name: str) -> tuple[str, str]:
+        """Return (first sentence of the file of `name`, its constant `PAPER` or ""); nothing is imported."""
+        spec = importlib.util.find_spec(f"{self.package}.{name}")
+        source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+        tree = ast.parse(source)
+        sentence = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ").partition(". ")[0]
+        papers = (
+            node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            if any(isinstance(target, ast.Name) and target.id == "PAPER" for target in node.targets)
+        )
+        return sentence.rstrip("."), str(next(papers, ""))
 
     def load(self, name: str) -> ModuleType:
         """Import and return the module called `name`.

@@ -5,7 +5,7 @@ A file of this room defines `CONSUMES`, saying which layers it reads when the us
 keyword-only options that have defaults. The module's `forward` takes the
 mapping of arrays that a `FeatureBatch` carries, (B, D) each in float32, and returns (B, C) logits. A head with a closed
 form also has `solve(batches)`, given an iterable of training batches that can be walked more than once; it returns what
-it chose, for the record. Parameters that require no gradient are not trained.
+it chose, for the record. Parameters that require no gradient are not trained. `PAPER` names the source, where there is one.
 The same heads serve cached and online training: nothing here knows where its features come from.
 """
 

@@ -1,6 +1,6 @@
 """Layer-wise feature aggregation: attention over layers, queried by the last one, from every layer's features to logits.
 
-The image side of LFA (Efficient Transfer Learning driven by Layer-wise Features Aggregation, 2024) on any backbone:
+The image side of LFA on any backbone:
     a_l = softmax_l(q . k_l / sqrt(E)),  q = W_Q x_L,  k_l = W_K,l x_l,   logits = sum_l a_l W_V,l x_l + b.
 The published head reads equal widths and compares with CLIP's text; here every layer has maps of its own width, and the
 values are logits. By default the values start at the closed-form ridge over all layers with uniform attention.
@@ -23,6 +23,7 @@ from heads import HeadSpec
 from heads._inputs import Inputs
 from heads.ridge import as_logits, solve_ridge
 
+PAPER = "Efficient Transfer Learning driven by Layer-wise Features Aggregation (2024)"
 CONSUMES = "all"
 LEARNING_RATE = 1e-4
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from featurecache.reports import Table
 from featurecache.runs import CONFIG, read_run
 from featurecache.stores import STORES, FeatureStore, open_store
 from heads import HEADS
+from pipelines.train_head import TrainReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,17 @@ def info(config: InfoConfig) -> Facts:
 
 def _run_facts(folder: Path) -> Facts:
     settings, record = read_run(folder)
-    rows = [(name, value) for name, value in sorted({**settings, **_flat(record)}.items())]
-    return Facts([Table(f"run {folder}", ("field", "value"), rows)], {"config": settings, "record": record})
+    asked = {name: value for name, value in settings.items() if name not in ("features", "head")}
+    features = record["features"]
+    facts = {
+        "head": record["head"], "store": asked.pop("store"), "backbone": features["backbone"]["name"],
+        "weights": features["backbone"]["weights"], "data": features["data"]["name"], "task": record["task"],
+        "classes": len(record["class_names"]), "rows": record["rows"], "selected_by": record["selected_by"],
+        "parameters": record["parameters"], "closed_form": record["closed_form"], "asked": asked,
+    }  # fmt: skip
+    known = [(name, value) for name, value in _flat(facts).items() if value is not None]
+    metrics = TrainReport(folder, record).tables()
+    return Facts([Table(f"run {folder}", ("field", "value"), known), *metrics], {"config": settings, "record": record})
 
 
 def _store_facts(store: FeatureStore) -> Facts:
@@ -106,21 +118,41 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def list_names(config: ListConfig) -> Facts:
-    """Return the names of each kind."""
-    from fnmatch import fnmatch
-
+    """Return the names of each kind, with what they are; models of timm with licence and paper."""
     rooms = {"backbones": BACKBONES, "datasets": DATASETS, "heads": HEADS, "stores": STORES}
-    names = {kind: room.names() for kind, room in rooms.items() if config.what in ("all", kind)}
+    chosen = {kind: room for kind, room in rooms.items() if config.what in ("all", kind)}
+    found: dict[str, list[Mapping[str, Any]]] = {
+        kind: [{"name": name, **dict(zip(("what", "paper"), room.summary(name), strict=True))} for name in room.names()]
+        for kind, room in chosen.items()
+    }
     if config.what == "backbones":
-        import timm
-
-        names["timm models"] = [f"timm:{name}" for name in timm.list_models()]
+        found["timm models"] = _timm_models()
     if config.filter:
-        pattern = config.filter if "*" in config.filter else f"*{config.filter}*"
-        names = {kind: [name for name in found if fnmatch(name, pattern)] for kind, found in names.items()}
-    nothing = (f"no name matches {config.filter!r}",) if not any(names.values()) else ()
-    shown = [
-        *(Table(kind, (kind,), [(name,) for name in found]) for kind, found in names.items()),
-        Table("", (), (), nothing),
+        found = {k: [item for item in items if _matches(item["name"], config.filter)] for k, items in found.items()}
+    shown = [_listed(kind, items) for kind, items in found.items() if items]
+    return Facts(shown or [Table("", (), (), (f"no name matches {config.filter}",))], found)
+
+
+def _matches(name: str, words: str) -> bool:
+    pattern = words if "*" in words else f"*{words}*"
+    return fnmatch(name, pattern) or fnmatch(name.partition(":")[2], pattern)
+
+
+def _timm_models() -> list[Mapping[str, Any]]:
+    import timm
+
+    configs = {name: timm.models.get_pretrained_cfg(name) for name in timm.list_models()}
+    return [
+        {
+            "name": f"timm:{name}",
+            "weights": config.tag if config and config.has_weights else "",
+            "licence": (config.license if config else None) or "not stated",
+            "paper": (config.paper_ids if config else None) or "",
+        }
+        for name, config in configs.items()
     ]
-    return Facts(shown, names)
+
+
+def _listed(kind: str, items: list[Mapping[str, Any]]) -> Table:
+    columns = [name for name in items[0] if any(item[name] for item in items)]
+    return Table(kind, columns, [[item[name] for name in columns] for item in items])
