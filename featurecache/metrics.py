@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, mean_absolute_error, r2_score, roc_auc_score
 
 from featurecache.features import Task
 from featurecache.seeding import generator
@@ -20,7 +19,7 @@ Metric = Callable[[Floats], float]
 BINS = 15
 """Equal bins of confidence for the calibration error (Guo et al., 2017)."""
 DRAWS: dict[Task, int] = {"classification": 1000, "multilabel": 200, "regression": 1000}
-"""Bootstrap samples; ranking metrics cost a sort each."""
+"""Bootstrap samples; ranking metrics pass over every label in each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,25 +140,61 @@ def _recalls(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], classes: in
 
 
 def _multilabel(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
-    def over_labels(score: Callable[..., float]) -> Metric:
+    ranked = [_Ranking.of(scores[:, k], targets[:, k]) for k in range(targets.shape[1])]
+
+    def over_labels(of_counts: Callable[[Floats, Floats], float]) -> Metric:
         def mean(weights: Floats) -> float:
-            keep = [k for k in range(targets.shape[1]) if len(set(targets[weights > 0, k])) == 2]
-            values = [score(targets[:, k], scores[:, k], sample_weight=weights) for k in keep]
+            counts = [ranking.counts(weights) for ranking in ranked]
+            values = [of_counts(right, wrong) for right, wrong in counts if right.any() and wrong.any()]
             return float(np.mean(values)) if values else float("nan")
 
         return mean
 
-    return {
-        "mean_average_precision": over_labels(average_precision_score),
-        "macro_auroc": over_labels(roc_auc_score),
-    }
+    return {"mean_average_precision": over_labels(_average_precision), "macro_auroc": over_labels(_auroc)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ranking:
+    """The rows of one label by falling score: sorted once, counted anew for every draw."""
+
+    order: npt.NDArray[np.intp]
+    starts: npt.NDArray[np.intp]
+    """Place in the order at which a new score begins: rows of equal score count together."""
+    positive: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, scores: Floats, targets: npt.NDArray[Any]) -> _Ranking:
+        order = np.argsort(-scores, kind="stable")
+        fresh = np.diff(scores[order], prepend=np.inf) != 0
+        return cls(order, np.flatnonzero(fresh), targets[order] > 0)
+
+    def counts(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Return the weight of positives and of negatives at every distinct score, highest first."""
+        sorted_weights = weights[self.order]
+        right = np.where(self.positive, sorted_weights, 0.0)
+        return np.add.reduceat(right, self.starts), np.add.reduceat(sorted_weights - right, self.starts)
+
+
+def _average_precision(right: Floats, wrong: Floats) -> float:
+    found = right.cumsum()
+    precision = found / np.maximum(found + wrong.cumsum(), np.finfo(float).tiny)
+    return float(precision @ right / found[-1])
+
+
+def _auroc(right: Floats, wrong: Floats) -> float:
+    above = right.cumsum() - right / 2  # an equal score is half a win
+    return float(above @ wrong / (right.sum() * wrong.sum()))
 
 
 def _regression(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
-    return {
-        "r2": lambda w: float(r2_score(targets, scores, sample_weight=w)) if len(w) > 1 else float("nan"),
-        "mae": lambda w: float(mean_absolute_error(targets, scores, sample_weight=w)),
-    }
+    values = np.asarray(targets, dtype=np.float64)
+    squares, distances = np.square(scores - values), np.abs(scores - values).mean(1)
+
+    def r2(weights: Floats) -> float:
+        spread = weights @ np.square(values - weights @ values / weights.sum())
+        return float(np.mean(1 - weights @ squares / spread)) if (spread > 0).all() else float("nan")
+
+    return {"r2": r2, "mae": lambda w: float(w @ distances / w.sum())}
 
 
 METRICS: dict[Task, Callable[[Floats, npt.NDArray[Any]], dict[str, Metric]]] = {

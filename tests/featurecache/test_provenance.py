@@ -1,0 +1,32 @@
+"""Provenance is a list of lines that only grows, and survives a writer that was killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from featurecache.provenance import PROVENANCE, note, provenance
+
+
+def test_lines_come_back_in_the_order_they_were_noted(tmp_path):
+    note(tmp_path, {"device": "cpu", "command": ["a"]})
+    note(tmp_path, {"device": "cuda"})
+
+    assert provenance(tmp_path) == [{"device": "cpu", "command": ["a"]}, {"device": "cuda"}]
+
+
+def test_nothing_noted_is_nothing_known(tmp_path):
+    assert provenance(tmp_path) == []
+
+
+def test_a_torn_last_line_is_left_out(tmp_path):
+    note(tmp_path, {"device": "cpu"})
+    with open(tmp_path / PROVENANCE, "a") as file:
+        file.write('{"device": "cu')
+
+    assert provenance(tmp_path) == [{"device": "cpu"}]
+
+
+def test_values_that_json_does_not_know_are_noted_as_text(tmp_path):
+    note(tmp_path, {"out": Path("some/where"), "name": "é"})
+
+    assert provenance(tmp_path) == [{"out": "some/where", "name": "é"}]

@@ -1,0 +1,101 @@
+"""A run folder belongs to one run, is finished when its record is there, and is never guessed at."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from featurecache.errors import RunError
+from featurecache.runs import is_done, read_run, write_record
+
+CONFIG = {"head": "linear", "lr": 0.001, "features": {"backbone": {"name": "demo"}}}
+
+
+def test_a_new_folder_is_taken_and_holds_the_config(tmp_path):
+    out = tmp_path / "deep" / "run"
+
+    assert not is_done(out, CONFIG)
+    assert json.loads((out / "config.json").read_text()) == CONFIG
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    assert not is_done(tmp_path, CONFIG)
+
+
+def test_a_run_is_done_when_its_record_is_written(tmp_path):
+    is_done(tmp_path, CONFIG)
+    assert not is_done(tmp_path, CONFIG), "stopped before its record, so it is done again"
+
+    write_record(tmp_path, {"metrics": {}})
+
+    assert is_done(tmp_path, CONFIG)
+    assert read_run(tmp_path) == (CONFIG, {"metrics": {}})
+
+
+def test_lists_and_tuples_are_the_same_setting(tmp_path):
+    is_done(tmp_path, {"lambdas": (1.0, 2.0)})
+    write_record(tmp_path, {})
+
+    assert is_done(tmp_path, {"lambdas": [1.0, 2.0]})
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_run_is_refused_naming_every_setting_that_differs(tmp_path, finished):
+    is_done(tmp_path, CONFIG)
+    if finished:
+        write_record(tmp_path, {})
+    other = {"head": "lfa", "lr": 0.001, "features": {"backbone": {"name": "vit"}}}
+
+    with pytest.raises(RunError, match="holds another run") as refused:
+        is_done(tmp_path, other)
+
+    assert "features.backbone.name: that run has 'demo', this one 'vit'" in str(refused.value)
+    assert "head: that run has 'linear', this one 'lfa'" in str(refused.value)
+    assert "lr" not in str(refused.value)
+    assert json.loads((tmp_path / "config.json").read_text()) == CONFIG
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+
+    with pytest.raises(RunError, match="other files in it. Give another --out"):
+        is_done(tmp_path, CONFIG)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+
+    with pytest.raises(RunError, match="is a file, not a folder"):
+        is_done(tmp_path / "run", CONFIG)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(RunError, match=r"cannot write the run .*run: Not a directory\. Give another --out"):
+        is_done(tmp_path / "file" / "run", CONFIG)
+
+
+def test_what_is_no_run_is_answered_with_the_command_that_makes_one(tmp_path):
+    with pytest.raises(RunError, match=r"is not a run folder .* featurecache train-head STORE --out"):
+        read_run(tmp_path)
+
+
+def test_an_unfinished_run_is_answered_with_what_finishes_it(tmp_path):
+    is_done(tmp_path, CONFIG)
+
+    with pytest.raises(RunError, match="did not finish. Run the same train-head command again"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["config.json", "record.json"])
+def test_a_damaged_file_is_named(tmp_path, file):
+    is_done(tmp_path, CONFIG)
+    write_record(tmp_path, {})
+    (tmp_path / file).write_text('{"head": ')
+
+    with pytest.raises(RunError, match=f"{file} is damaged"):
+        read_run(tmp_path)

@@ -1,0 +1,195 @@
+"""What every head promises; the suite runs over the files of the room, so that a new head is held to it without an edit."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from featurecache.errors import ConfigError, RunError
+from featurecache.features import Task
+from heads import HEADS, HeadSpec
+from heads._checkpoint import build_head, load_head, refusals, save_head
+from pipelines._fitting import Stack
+from pipelines.objectives.cross_entropy import build as objective_of
+from tests.heads.samples import LAYERS, TASKS, batches, joined, spec_of
+
+
+def built(name: str, spec: HeadSpec, seed: int = 0) -> nn.Module:
+    """Build a head; skip where it says, naming the task, that it cannot do the task."""
+    torch.manual_seed(seed)
+    try:
+        return build_head(name, spec, {})
+    except ConfigError as refused:
+        assert spec.task in str(refused), f"{name} refuses {spec.task} without naming it: {refused}"
+        pytest.skip(f"{name} says that it cannot do {spec.task}")
+
+
+def ready(name: str, task: Task, *, standardised: bool = True) -> tuple[nn.Module, HeadSpec, list]:
+    """Return (head as training begins, its spec, its batches)."""
+    parts = batches(task, LAYERS)
+    spec = spec_of(task, LAYERS, standardised_by=parts if standardised else ())
+    head = built(name, spec)
+    if hasattr(head, "solve"):
+        head.solve(parts)
+    return head, spec, parts
+
+
+def trained(head: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in head.named_parameters() if p.requires_grad}
+
+
+class HeadContract:
+    def test_its_file_says_what_it_reads_and_the_rate_it_trains_with(self, name):
+        room = HEADS.load(name)
+
+        assert room.CONSUMES in ("last", "all")
+        assert isinstance(room.LEARNING_RATE, float) and room.LEARNING_RATE >= 0
+        assert room.__doc__ and inspect.getdoc(room.build)
+
+    def test_its_options_are_named_and_have_defaults(self, name):
+        first, *options = inspect.signature(HEADS.load(name).build).parameters.values()
+
+        assert first.name == "spec"
+        assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in options)
+
+    @pytest.mark.parametrize("task", TASKS)
+    def test_logits_have_a_column_for_every_class(self, name, task):
+        head, spec, parts = ready(name, task)
+
+        logits = head(parts[0].arrays)
+
+        assert logits.shape == (len(parts[0]), spec.num_classes)
+        assert logits.dtype == torch.float32
+        assert torch.isfinite(logits).all()
+
+    @pytest.mark.parametrize("task", TASKS)
+    def test_training_moves_every_trained_value(self, name, task):
+        head, _, parts = ready(name, task)
+        before = {key: value.detach().clone() for key, value in trained(head).items()}
+        if not before:
+            assert hasattr(head, "solve"), f"{name} is neither trained nor solved"
+            return
+        step = torch.optim.SGD(trained(head).values(), lr=0.1)
+
+        for _ in range(3):
+            step.zero_grad()
+            objective_of(task)({"logits": head(joined(parts).arrays)}, joined(parts)).total.backward()
+            step.step()
+
+        assert not [key for key, value in trained(head).items() if torch.equal(value, before[key])]
+
+    def test_the_same_seed_gives_the_same_start(self, name):
+        spec = spec_of(widths=LAYERS)
+
+        one, other = built(name, spec, seed=7).state_dict(), built(name, spec, seed=7).state_dict()
+
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+    def test_unknown_options_are_told_together(self, name):
+        with pytest.raises(ConfigError) as refused:
+            build_head(name, spec_of(widths=LAYERS), {"no_such_thing": 1, "nor_this": 2})
+
+        assert len(refused.value.problems) == 2
+        assert f"head {name} has no option 'nor_this'" in refused.value.problems[1]
+
+    def test_a_mistyped_option_is_answered_with_the_nearest(self, name):
+        for option in list(inspect.signature(HEADS.load(name).build).parameters)[1:]:
+            with pytest.raises(ConfigError, match=f"has no option '{option}x'. Did you mean '{option}'"):
+                build_head(name, spec_of(widths=LAYERS), {f"{option}x": 1})
+
+    def test_trying_whether_it_can_be_built_draws_no_random_number(self, name):
+        state = torch.random.get_rng_state()
+
+        assert refusals(name, spec_of(widths=LAYERS), {}) == []
+        assert len(refusals(name, spec_of(widths=LAYERS), {"nor_this": 2})) == 1
+        assert torch.equal(torch.random.get_rng_state(), state)
+
+    @pytest.mark.parametrize("task", TASKS)
+    def test_a_checkpoint_brings_back_the_same_bits(self, name, task, tmp_path):
+        head, spec, parts = ready(name, task)
+        spec = replace(spec, constants={"text/embedding": torch.randn(4, 1, 3)})
+
+        save_head(tmp_path, head, name, spec, {})
+        state = torch.random.get_rng_state()
+        again, known = load_head(tmp_path)
+
+        assert torch.equal(again(parts[0].arrays), head.eval()(parts[0].arrays))
+        assert not again.training
+        assert torch.equal(torch.random.get_rng_state(), state), "loading draws from the global generator"
+        assert (known.shapes, known.task, known.num_classes) == (dict(spec.shapes), task, spec.num_classes)
+        assert torch.equal(known.constants["text/embedding"], spec.constants["text/embedding"])
+
+    def test_a_checkpoint_is_safetensors_and_json_and_no_pickle(self, name, tmp_path):
+        head, spec, _ = ready(name, "classification")
+
+        save_head(tmp_path, head, name, spec, {})
+
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["head.json", "head.safetensors"]
+        assert json.loads((tmp_path / "head.json").read_text())["head"] == name
+        content = (tmp_path / "head.safetensors").read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        assert set(json.loads(content[8 : 8 + length])) - {"__metadata__"} == set(head.state_dict())
+        assert not content.startswith((b"PK", b"\x80"))
+
+    def test_a_damaged_checkpoint_is_refused(self, name, tmp_path):
+        head, spec, _ = ready(name, "classification")
+        save_head(tmp_path, head, name, spec, {})
+
+        for file in ("head.safetensors", "head.json"):
+            whole = (tmp_path / file).read_bytes()
+            (tmp_path / file).write_bytes(whole[: len(whole) // 2])
+            with pytest.raises(RunError, match="holds no head that can be read .* Train it again"):
+                load_head(tmp_path)
+            (tmp_path / file).write_bytes(whole)
+        assert isinstance(load_head(tmp_path)[0], nn.Module)
+
+    def test_values_of_another_head_are_refused(self, name, tmp_path):
+        head, spec, _ = ready(name, "classification")
+        save_head(tmp_path, head, name, spec, {})
+        facts = json.loads((tmp_path / "head.json").read_text())
+        (tmp_path / "head.json").write_text(json.dumps({**facts, "num_classes": spec.num_classes + 1}))
+
+        with pytest.raises(RunError, match="holds no head that can be read"):
+            load_head(tmp_path)
+
+    def test_standardising_is_part_of_the_head(self, name):
+        head, spec, parts = ready(name, "classification")
+        plain = built(name, replace(spec, statistics={}))
+        plain.load_state_dict({k: v for k, v in head.state_dict().items() if k in plain.state_dict()})
+        by_hand = {key: (v - spec.statistics[key][0]) / spec.statistics[key][1] for key, v in parts[0].arrays.items()}
+
+        assert torch.allclose(head.eval()(parts[0].arrays), plain.eval()(by_hand), atol=1e-5)
+
+    def test_what_it_says_of_a_row_does_not_depend_on_the_others(self, name):
+        head, _, parts = ready(name, "classification")
+        some = {key: value[5:9] for key, value in parts[0].arrays.items()}
+
+        assert torch.allclose(head.eval()(some), head(parts[0].arrays)[5:9], atol=1e-5)
+
+    def test_the_mean_of_unequal_widths_is_refused(self, name):
+        spec = replace(spec_of(widths=LAYERS), combine="mean")
+
+        with pytest.raises(ConfigError, match="different widths have no mean|does not apply"):
+            build_head(name, spec, {})
+
+    def test_arrays_that_are_no_vectors_are_refused_with_the_tokens_to_ask_for(self, name):
+        spec = replace(spec_of(), shapes={"layers/patch-grid/05": (4, 8)})
+
+        with pytest.raises(ConfigError, match="has 2 axes a row .* Give --tokens cls or mean"):
+            build_head(name, spec, {})
+
+    def test_several_of_them_make_a_stack_that_says_what_each_says(self, name):
+        parts = batches(widths=LAYERS)
+        spec = spec_of(widths=LAYERS, standardised_by=parts)
+        heads = [built(name, spec, seed).eval() for seed in range(3)]
+        alone = torch.stack([head(parts[0].arrays) for head in heads])
+
+        stack = Stack(heads)
+        stack.train(False)
+
+        assert torch.allclose(stack(parts[0].arrays), alone, atol=1e-5)

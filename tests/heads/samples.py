@@ -1,0 +1,84 @@
+"""Random features that tell something of their targets, in the batches that a head reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featurecache.features import FeatureBatch, Task
+from heads import HeadSpec
+
+TASKS: tuple[Task, ...] = ("classification", "multilabel", "regression")
+ONE = {"layers/cls/05": 8}
+LAYERS = {"layers/cls/00": 6, "layers/mean/00": 6, "layers/cls/03": 10, "layers/mean/03": 10, "layers/cls/05": 8}
+"""Unequal widths, and two kinds of token."""
+CLASSES = 4
+
+
+def targets_of(task: Task, hidden: Tensor) -> Tensor:
+    """Return what a task asks of (N, C) hidden values."""
+    if task == "classification":
+        return hidden.argmax(-1)
+    return (hidden > 0).to(torch.uint8) if task == "multilabel" else hidden.float()
+
+
+def batches(
+    task: Task = "classification",
+    widths: Mapping[str, int] = ONE,
+    *,
+    rows: int = 90,
+    classes: int = CLASSES,
+    size: int = 32,
+    noise: float = 0.5,
+    seed: int = 0,
+) -> list[FeatureBatch]:
+    """Return `rows` rows in batches of `size`; features are noisy maps of the hidden values that make the targets."""
+    draw = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(rows, classes, generator=draw)
+    arrays = {
+        name: hidden @ torch.randn(classes, width, generator=draw)
+        + noise * torch.randn(rows, width, generator=draw)
+        + 3
+        for name, width in widths.items()
+    }
+    targets = targets_of(task, hidden)
+    return [
+        FeatureBatch(
+            np.arange(start, min(start + size, rows)),
+            [str(row) for row in range(start, min(start + size, rows))],
+            targets[start : start + size],
+            {name: values[start : start + size] for name, values in arrays.items()},
+        )
+        for start in range(0, rows, size)
+    ]
+
+
+def joined(parts: Sequence[FeatureBatch]) -> FeatureBatch:
+    """Return the batches as one."""
+    arrays = {name: torch.cat([part.arrays[name] for part in parts]) for name in parts[0].arrays}
+    rows = np.concatenate([part.rows for part in parts])
+    return FeatureBatch(rows, [str(row) for row in rows], torch.cat([part.targets for part in parts]), arrays)
+
+
+def statistics_of(parts: Sequence[FeatureBatch]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return array -> (mean, standard deviation) over the rows."""
+    return {name: (v.mean(0), v.std(0, correction=0)) for name, v in joined(parts).arrays.items()}
+
+
+def spec_of(
+    task: Task = "classification",
+    widths: Mapping[str, int] = ONE,
+    *,
+    classes: int = CLASSES,
+    standardised_by: Sequence[FeatureBatch] = (),
+) -> HeadSpec:
+    """Return the spec of a head that reads arrays of the given widths."""
+    return HeadSpec(
+        shapes={name: (width,) for name, width in widths.items()},
+        num_classes=classes,
+        task=task,
+        statistics=statistics_of(standardised_by) if standardised_by else {},
+    )
