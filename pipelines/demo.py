@@ -37,7 +37,8 @@ class DemoConfig:
 class DemoReport:
     """What every step gave."""
 
-    steps: list[Report]
+    extracted: Report
+    ranked: Report
     runs: list[TrainReport]
     seen: list[tuple[str, str, str]]
     """(image, true class, predicted class)."""
@@ -45,8 +46,8 @@ class DemoReport:
     seconds: float
 
     def tables(self) -> list[Table]:
-        """Return the steps' tables, the heads beside each other, five predictions and what to do next."""
-        tops = [
+        """Return the scores of all layers, the heads beside each other, five predictions and what to do next."""
+        rows = [
             (r.record["head"], r.folder, *(_interval(r.record["metrics"][split]["top1"]) for split in ("val", "test")))
             for r in self.runs
         ]
@@ -55,16 +56,20 @@ class DemoReport:
             f"Next: featurecache info {self.out / 'digits.zarr'}, or featurecache extract-features YOUR_FOLDER "
             "--backbone timm:vit_tiny_patch16_224 --out yours.zarr",
         )
+        said = [note for table in self.extracted.tables() for note in table.notes]
         return [
-            *(table for step in self.steps for table in step.tables()),
-            Table("heads on the cached features, accuracy (95 % intervals)", ("head", "run", "val", "test"), tops),
+            Table("", (), (), said),
+            *self.ranked.tables(),
+            Table("heads on the cached features, accuracy (95 % intervals)", ("head", "run", "val", "test"), rows),
             Table("five test images through backbone and head", ("image", "true", "predicted"), self.seen, notes),
         ]
 
     def json(self) -> dict[str, Any]:
         """Return every step's value."""
-        return {"steps": [step.json() for step in self.steps], "runs": [r.json() for r in self.runs],
-                "predictions": self.seen, "seconds": self.seconds}  # fmt: skip
+        return {
+            "extraction": self.extracted.json(), "scores": self.ranked.json(), "runs": [r.json() for r in self.runs],
+            "predictions": self.seen, "seconds": self.seconds,
+        }  # fmt: skip
 
 
 def _interval(measured: dict[str, float]) -> str:
@@ -83,7 +88,7 @@ def run(config: DemoConfig) -> DemoReport:
     ]
     best = max(runs, key=lambda r: float(r.record["metrics"]["val"]["top1"]["value"]))
     seen = _look(open_dataset("digits"), np.asarray(open_store(store).table().split), best.folder)
-    return DemoReport([extracted, ranked], runs, seen, config.out, time.perf_counter() - started)
+    return DemoReport(extracted, ranked, runs, seen, config.out, time.perf_counter() - started)
 
 
 def _look(dataset: ImageDataset, splits: np.ndarray, run_folder: Path) -> list[tuple[str, str, str]]:

@@ -1,0 +1,142 @@
+"""Images through backbone and head: the answers are those of the stored rows, and another backbone is refused."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from featurecache.backbones import demo
+from featurecache.errors import DatasetNotFoundError, FeatureCacheError, RunError, UnreadableSampleError
+from pipelines.predict import PredictConfig, Predictor, run
+from pipelines.train_head import TrainHeadConfig
+from pipelines.train_head import run as train
+from save_features import SaveFeaturesConfig
+from save_features import run as extract
+
+CLASSES = ("blue", "green", "red")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with coloured pictures, a weights file, a store of their features and a run trained on it."""
+    place, generator = tmp_path_factory.mktemp("predict"), np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for channel, name in enumerate(reversed(CLASSES)):
+            folder = place / "photos" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 90, (32, 32, 3))
+                pixels[..., channel] += 120
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    shutil.copy(demo.WEIGHTS, place / "weights.safetensors")
+    extract(
+        SaveFeaturesConfig(
+            data=str(place / "photos"), backbone="demo", weights=str(place / "weights.safetensors"),
+            tokens="cls+mean", out=place / "store.zarr", quiet=True,
+        )
+    )  # fmt: skip
+    train(
+        TrainHeadConfig(store=place / "store.zarr", head="ridge", layers="concat", tokens="cls+mean", out=place / "run")
+    )
+    return place
+
+
+@pytest.fixture
+def predictor(place: Path) -> Predictor:
+    return Predictor.load(place / "run")
+
+
+def test_answers_equal_those_of_the_stored_rows(place, predictor):
+    stored = pyarrow.parquet.read_table(place / "run/predictions.parquet").to_pylist()
+    paths = [place / "photos" / row["sample_id"] for row in stored]
+
+    found = predictor.predict(paths)
+
+    assert [prediction.answer for prediction in found] == [row["pred"] for row in stored]
+    for prediction, row in zip(found, stored, strict=True):
+        assert dict(prediction.top) == pytest.approx({name: row[f"prob_{name}"] for name in CLASSES}, abs=1e-3)
+
+
+def test_pictures_files_and_folders_are_answered_in_the_order_given(place, predictor):
+    red, folder = place / "photos/test/red/0.png", place / "photos/test/blue"
+
+    found = predictor.predict([Image.open(red), folder, str(red)], topk=1)
+
+    names = [str(folder / f"{number}.png") for number in range(4)]
+    assert [prediction.image for prediction in found] == ["image 0", *names, str(red)]
+    assert [prediction.answer for prediction in found] == ["red", *["blue"] * 4, "red"]
+    assert all(len(prediction.top) == 1 for prediction in found)
+
+
+def test_an_archive_is_answered_member_by_member(place, predictor, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "test"), "zip", place / "photos/test")
+
+    found = predictor.predict([archive])
+
+    assert [prediction.answer for prediction in found] == [name for name in CLASSES for _ in range(4)]
+
+
+def test_topk_is_sorted_and_no_longer_than_the_classes(place, predictor):
+    (found,) = predictor.predict([place / "photos/test/green/1.png"], topk=10)
+
+    assert found.top[0][0] == "green"
+    assert [value for _, value in found.top] == sorted((value for _, value in found.top), reverse=True)
+    assert sum(value for _, value in found.top) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_bad_image_stops_or_is_left_without_an_answer(place, predictor, tmp_path):
+    bad, good = tmp_path / "bad.png", place / "photos/test/red/0.png"
+    bad.write_bytes(good.read_bytes()[:60])
+
+    with pytest.raises(UnreadableSampleError, match=r"bad\.png"):
+        predictor.predict([good, bad])
+    found = predictor.predict([bad, good], on_error="skip")
+
+    assert found[0].answer is None and found[0].problem
+    assert found[1].answer == "red"
+
+
+def test_paths_that_are_not_there_are_named_together(place, predictor):
+    with pytest.raises(DatasetNotFoundError, match=r"(?s)no1\.png.*no2\.png"):
+        predictor.predict([place / "no1.png", place / "no2.png"])
+
+
+def test_the_verb_writes_one_line_an_image(place, tmp_path):
+    out = tmp_path / "new" / "answers.csv"
+
+    report = run(PredictConfig(run_folder=place / "run", inputs=(place / "photos/test",), out=out, topk=2))
+
+    with open(out) as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(report.found) == 12
+    assert list(lines[0]) == ["image", "answer", "problem", "class1", "prob1", "class2", "prob2"]
+    assert all(line["answer"] == line["class1"] == Path(line["image"]).parent.name for line in lines)
+
+
+def test_weights_that_moved_are_asked_for_and_others_refused(place, tmp_path):
+    moved = tmp_path / "moved.safetensors"
+    shutil.move(place / "weights.safetensors", moved)
+    other = {name: value + 1e-3 for name, value in load_file(moved).items()}
+    save_file(other, tmp_path / "other.safetensors")
+
+    try:
+        with pytest.raises(FeatureCacheError, match="--weights"):
+            Predictor.load(place / "run")
+        with pytest.raises(RunError, match="weights: the run has"):
+            Predictor.load(place / "run", weights=str(tmp_path / "other.safetensors"))
+        again = Predictor.load(place / "run", weights=str(moved))
+        assert again.predict([place / "photos/test/red/0.png"])[0].answer == "red"
+    finally:
+        shutil.move(moved, place / "weights.safetensors")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="not a run folder"):
+        Predictor.load(tmp_path)
