@@ -1,0 +1,255 @@
+"""One loop: a stack learns what its heads learn alone, keeps the best on validation, and is never worse than its start."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from featurecache.errors import ConfigError
+from featurecache.metrics import score
+from heads._checkpoint import build_head
+from pipelines._fitting import Member, Recipe, fit, outputs_of
+from pipelines.objectives import Loss
+from pipelines.objectives.cross_entropy import build as objective_of
+from tests.heads.samples import LAYERS, ONE, TASKS, batches, joined, spec_of
+from tests.pipelines.sources import InMemory
+
+SETTINGS = ((1e-2, 0.0), (3e-3, 0.5), (0.1, 0.01))
+"""(rate, decay) of the members of a stack."""
+
+
+class Point(nn.Module):
+    """One trained number, the logit of every row."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor([start]))
+
+    def forward(self, arrays):
+        return self.value.expand(len(arrays["layers/cls/05"]), 1)
+
+
+def downhill(outputs, batch) -> Loss:
+    """A loss whose gradient is one everywhere."""
+    return Loss(outputs["logits"].mean(), {})
+
+
+def no_number(outputs, batch) -> Loss:
+    """A loss that has lost its way."""
+    return Loss(outputs["logits"].mean() * float("nan"), {})
+
+
+def sources(task: str = "classification", widths: dict = ONE, noise: float = 2.0) -> tuple[InMemory, InMemory]:
+    """Return training rows, and validation rows of the same kind."""
+    parts = batches(task, widths, rows=160, size=40, noise=noise)
+    return InMemory(parts[:3]), InMemory(parts[3:])
+
+
+def member(name: str, train: InMemory, task: str, lr: float, decay: float, seed: int = 0) -> Member:
+    torch.manual_seed(seed)
+    spec = spec_of(task, {key: v.shape[1] for key, v in train.whole.arrays.items()}, standardised_by=train.walk(50))
+    head = build_head(name, spec, {})
+    if hasattr(head, "solve"):
+        head.solve(train.walk(50))
+    return Member(head, lr, decay)
+
+
+def fitted(members: list[Member], train: InMemory, validation: InMemory | None, task: str, **recipe) -> list[Member]:
+    fit(members, train, validation, objective_of(task), Recipe(batch_size=50, **recipe), task)
+    return members
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("name", "task"), [("linear", "classification"), ("lfa", "classification"), ("linear", "multilabel"), ("linear", "regression")]
+)  # fmt: skip
+def test_a_stack_learns_what_its_heads_learn_alone(name, task, optimizer):
+    train, validation = sources(task, LAYERS)
+
+    def members() -> list[Member]:
+        return [member(name, train, task, *settings, seed=seed) for seed, settings in enumerate(SETTINGS)]
+
+    together = fitted(members(), train, validation, task, epochs=6, optimizer=optimizer)
+    alone = [fitted([one], train, validation, task, epochs=6, optimizer=optimizer)[0] for one in members()]
+
+    for one, other in zip(together, alone, strict=True):
+        assert one.best_epoch == other.best_epoch
+        assert one.best == pytest.approx(other.best, rel=1e-5, abs=1e-5)
+        for ours, theirs in zip(one.history, other.history, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5, nan_ok=True)
+        for key, value in other.head.state_dict().items():
+            torch.testing.assert_close(one.head.state_dict()[key], value, rtol=1e-5, atol=1e-5)
+    assert len({one.history[-1]["val_loss"] for one in together}) == len(SETTINGS), "they had rates of their own"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_values_that_were_best_on_validation_are_kept(task):
+    train, validation = sources(task)
+
+    (one,) = fitted([member("linear", train, task, 0.03, 0.0)], train, validation, task, epochs=15)
+
+    metric = next(name for name in one.history[0] if name.startswith("val_") and name != "val_loss")
+    stood = [(entry[metric], -entry["val_loss"]) for entry in one.history]
+    assert one.best == max(stood) == stood[one.best_epoch]
+    assert one.best_epoch == one.history[one.best_epoch]["epoch"]
+    logits, targets = outputs_of(one.head, validation, "cpu")
+    assert score(logits.numpy(), targets.numpy(), task) == pytest.approx(one.best, rel=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_head_that_starts_at_the_ridge_is_never_worse_than_it_on_validation(task):
+    train, validation = sources(task, LAYERS)
+    start = member("ridge", train, task, 0.0, 0.0).head
+    logits, targets = outputs_of(start, validation, "cpu")
+    ridge = score(logits.numpy(), targets.numpy(), task)[0]
+
+    for lr in (1e-3, 1.0):
+        (one,) = fitted([member("lfa", train, task, lr, 0.0)], train, validation, task, epochs=4)
+        assert one.best[0] >= ridge - 1e-5
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_training_that_diverges_keeps_the_last_values_that_were_numbers(task, count):
+    train, validation = sources(task)
+    if task == "classification":
+        validation.whole.targets[:] = 0  # what argmax answers to logits that are no numbers
+    members = [member("linear", train, task, 0.1, 0.0, seed) for seed in range(count)]
+
+    fit(members, train, validation, no_number, Recipe(epochs=2), task)
+
+    for one in members:
+        assert math.isnan(one.history[-1]["val_loss"])
+        assert all(torch.isfinite(value).all() for value in one.head.state_dict().values())
+        assert one.best_epoch == 0
+
+
+def test_where_validation_leaves_the_metric_undefined_the_loss_decides():
+    parts = batches("regression", rows=121, size=120)
+    train, one_row = InMemory(parts[:1]), InMemory(parts[1:])
+
+    (one,) = fitted([member("linear", train, "regression", 0.03, 0.0)], train, one_row, "regression", epochs=5)
+
+    losses = [entry["val_loss"] for entry in one.history]
+    assert one.best_epoch == losses.index(min(losses)) > 0
+
+
+def test_without_validation_the_last_values_are_kept():
+    train, _ = sources()
+
+    (one,) = fitted([member("linear", train, "classification", 0.01, 0.0)], train, None, "classification", epochs=3)
+
+    assert one.best_epoch == 3
+    assert [sorted(entry) for entry in one.history] == [
+        ["epoch", "lr", "weight_decay"], *[["epoch", "lr", "train_loss", "weight_decay"]] * 3
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_history_says_where_every_head_stood_after_every_epoch(count):
+    train, validation = sources()
+    members = [member("linear", train, "classification", 1e-9 * (m + 1), 0.0, seed=m) for m in range(count)]
+    starts = [outputs_of(m.head, train, "cpu") for m in members]
+
+    fitted(members, train, validation, "classification", epochs=2)
+
+    for one, (logits, targets) in zip(members, starts, strict=True):
+        assert [entry["epoch"] for entry in one.history] == [0, 1, 2]
+        assert "train_loss" not in one.history[0]
+        assert one.history[2]["train_loss"] == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-4)
+        assert {entry["lr"] for entry in one.history} == {one.lr}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("schedule", "factors"), [("constant", 8.0), ("cosine", 4.5)])
+def test_the_rate_follows_the_schedule_over_all_steps(schedule, factors, count):
+    """Eight steps with a gradient of one: half a cosine, sampled at their beginnings, sums to (8 + 1) / 2."""
+    train = InMemory(batches(rows=80))
+    members = [Member(Point(), 0.1 * (m + 1)) for m in range(count)]
+    recipe = Recipe(epochs=4, batch_size=40, optimizer="sgd", momentum=0.0, schedule=schedule)
+
+    fit(members, train, None, downhill, recipe, "regression")
+
+    for one in members:
+        assert one.head.value.item() == pytest.approx(-one.lr * factors, rel=1e-5)
+
+
+def test_the_row_order_is_fixed_by_the_data_seed_alone():
+    def order(seed: int, data_seed: int) -> list[list[int]]:
+        train, _ = sources()
+        members = [member("linear", train, "classification", 0.01, 0.0, seed)]
+        train.read.clear()
+        fitted(members, train, None, "classification", epochs=3, data_seed=data_seed)
+        return train.read
+
+    assert order(0, 0) == order(5, 0)
+    assert order(0, 0) != order(0, 1)
+    assert len(set(map(tuple, order(0, 0)))) == 3, "every epoch has an order of its own"
+    assert all(sorted(rows) == list(range(120)) for rows in order(0, 0))
+
+
+def test_the_same_seeds_give_the_same_bits():
+    def values() -> torch.Tensor:
+        train, validation = sources()
+        one = member("linear", train, "classification", 0.01, 0.01)
+        return fitted([one], train, validation, "classification", epochs=3)[0].head.map.weight
+
+    assert torch.equal(values(), values())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_head_with_nothing_to_train_is_only_measured(count):
+    train, validation = sources()
+    members = [member("ridge", train, "classification", 0.0, 0.0) for _ in range(count)]
+    before = members[0].head.map.weight.clone()
+
+    fitted(members, train, validation, "classification", epochs=3)
+
+    assert [len(one.history) for one in members] == [1] * count
+    assert torch.equal(members[-1].head.map.weight, before)
+
+
+def test_no_epochs_measure_the_start():
+    train, validation = sources()
+
+    (one,) = fitted(
+        [member("linear", train, "classification", 0.1, 0.0)], train, validation, "classification", epochs=0
+    )
+
+    assert one.best_epoch == 0
+    assert one.best[0] == one.history[0]["val_top1"]
+
+
+def test_heads_are_left_in_eval_mode():
+    train, validation = sources()
+
+    (one,) = fitted(
+        [member("linear", train, "classification", 0.1, 0.0)], train, validation, "classification", epochs=1
+    )
+
+    assert not one.head.training
+
+
+def test_outputs_come_in_the_order_of_the_rows():
+    train, _ = sources()
+    head = member("linear", train, "classification", 0.1, 0.0).head
+
+    logits, targets = outputs_of(head, train, "cpu")
+
+    assert torch.equal(targets, joined(train.walk(7)).targets)
+    torch.testing.assert_close(logits, head(train.whole.arrays).detach())
+
+
+def test_every_setting_out_of_range_is_told():
+    with pytest.raises(ConfigError) as refused:
+        Recipe(epochs=-1, batch_size=0, momentum=1.0)
+
+    assert refused.value.problems == [
+        "epochs must not be negative, got -1",
+        "batch_size must be positive, got 0",
+        "momentum must lie in [0, 1), got 1.0",
+    ]

@@ -1,0 +1,70 @@
+"""Every slice of a stacked optimiser moves as torch's own optimiser moves that head alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from pipelines._optimizers import StackedAdamW, StackedSGD, optimizer_of
+
+RATES, DECAYS = (0.03, 0.1, 0.001), (0.0, 0.2, 0.05)
+SHAPES = ((4, 5), (5,), ())
+
+
+def start(count: int) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randn(count, *shape, generator=draw) for shape in SHAPES]
+
+
+def loss(values: list[torch.Tensor]) -> torch.Tensor:
+    """A loss whose gradient changes along the way, in size and in sign."""
+    return sum(torch.sin(3 * value).sum() + value.pow(4).sum() / 4 for value in values)
+
+
+def moved(optimizer: torch.optim.Optimizer, values: list[torch.Tensor], steps: int = 25) -> list[torch.Tensor]:
+    schedule = LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(values).backward()
+        optimizer.step()
+        schedule.step()
+    return [value.detach() for value in values]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("rule", "momentum"), [("adamw", 0.9), ("sgd", 0.9), ("sgd", 0.0)])
+def test_slices_move_as_heads_alone(rule, momentum, count):
+    values = [value.requires_grad_() for value in start(count)]
+    settings = {"lr": 1.0, "rates": torch.tensor(RATES[:count]), "weight_decay": torch.tensor(DECAYS[:count])}
+    stacked = StackedAdamW(values, settings) if rule == "adamw" else StackedSGD(values, settings, momentum)
+
+    together = moved(stacked, values)
+
+    for m in range(count):
+        own = [value[m].clone().requires_grad_() for value in start(count)]
+        torchs = (
+            torch.optim.AdamW(own, lr=RATES[m], weight_decay=DECAYS[m])
+            if rule == "adamw"
+            else torch.optim.SGD(own, lr=RATES[m], weight_decay=DECAYS[m], momentum=momentum)
+        )
+        for ours, theirs in zip(together, moved(torchs, own), strict=True):
+            torch.testing.assert_close(ours[m], theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rule", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_one_head_gets_torchs_own(rule, kind):
+    value = torch.zeros(3, requires_grad=True)
+
+    optimizer = optimizer_of(rule, [value], torch.tensor([0.25]), torch.tensor([0.5]), 0.75)
+
+    assert type(optimizer) is kind
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"], group.get("momentum", 0.75)) == (0.25, 0.5, 0.75)
+
+
+@pytest.mark.parametrize(("rule", "kind"), [("adamw", StackedAdamW), ("sgd", StackedSGD)])
+def test_several_heads_get_the_stacked_form(rule, kind):
+    value = torch.zeros(2, 3, requires_grad=True)
+
+    assert type(optimizer_of(rule, [value], torch.tensor([0.1, 0.2]), torch.zeros(2), 0.9)) is kind
