@@ -148,7 +148,10 @@ class ExtractionReport:
         elif not self.was_finished and (self.kept or self.recomputed):
             yield f"went on: kept {self.kept} rows, recomputed {self.recomputed}"
         if self.skipped:
-            yield f"{self.skipped} rows are skipped: their images cannot be read"
+            counted = (
+                "1 row is skipped: its image" if self.skipped == 1 else f"{self.skipped} rows are skipped: their images"
+            )
+            yield f"{counted} cannot be read"
 
     def json(self) -> dict[str, Any]:
         """Return everything the tables say."""

@@ -1,0 +1,1 @@
+"""What ends a process from outside: nothing that was committed is lost, and the end is the same."""

@@ -1,0 +1,138 @@
+"""A writer that dies at any single step of writing, committing, sealing or extending is as if it had only been late.
+
+Every call that changes a file is a step. A fork is killed before its n-th step, for every n (in the middle of it, where it
+is a write of features), and whoever comes next must find a store that opens, and bring it to the same end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featurecache.features import ArraySpec, Header, Layer
+from featurecache.stores import create_store, gaps, lacking, open_store, united
+from tests.featurecache.stores.contract import files, header, table
+
+ROWS, BATCH, WIDTH = 16, 8, 4
+STEPS = ("fsync", "replace", "rename", "ftruncate", "pwrite", "unlink", "mkdir")
+"""Names in `os`. A buffered file is opened, written and then synced: its steps are before the next one, or the sync."""
+
+FIRST = ArraySpec("embedding", (WIDTH,), "float16")
+LATER = ArraySpec("layers/cls/03", (WIDTH,), "float16")
+
+
+def narrow() -> Header:
+    return dataclasses.replace(header(ROWS), arrays=(FIRST,), layers=(), tokens=())
+
+
+def wide() -> Header:
+    return dataclasses.replace(narrow(), arrays=(FIRST, LATER), layers=(Layer(3, WIDTH, "norm"),), tokens=("cls",))
+
+
+def values(rows: range, spec: ArraySpec) -> np.ndarray:
+    return (np.arange(rows.start, rows.stop)[:, None, None] + np.arange(WIDTH) / 8 + len(spec.name)).astype(np.float16)
+
+
+def complete(store: Any) -> None:
+    for gap, arrays in gaps(store):
+        for start in range(gap.start, gap.stop, BATCH):
+            rows = range(start, min(start + BATCH, gap.stop))
+            store.begin(rows)
+            skipped = {9: "truncated"} if 9 in rows else {}
+            store.write(rows, {spec.name: values(rows, spec) for spec in arrays}, skipped)
+            store.commit()
+    if not store.finished:
+        store.finish()
+
+
+def work(path: Path, first: Header) -> None:
+    """Bring whatever is at `path` to a finished store of the wide header, as an extraction and its extension would."""
+    if path.exists():
+        store = open_store(path, writable=True)
+    else:
+        store = create_store(path, first, table(ROWS), chunk_multiple=BATCH)
+    complete(store)
+    if lacking(path, store.header, wide()):
+        store.extend(united(store.header, wide()), chunk_multiple=BATCH)
+        complete(store)
+    store.close()
+
+
+def counted(last: int) -> Callable[[], int]:
+    """Let this process die at its step `last`; return how to ask how many there were."""
+    numbers = itertools.count(1)
+
+    def stepping(act: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def step(*arguments: Any, **named: Any) -> Any:
+            if next(numbers) == last:
+                if name == "pwrite":
+                    descriptor, content, offset = arguments
+                    act(descriptor, bytes(content)[: len(content) // 2], offset)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return None if name == "fsync" else act(*arguments, **named)  # what a kill leaves, the kernel keeps
+
+        return step
+
+    for name in STEPS:
+        setattr(os, name, stepping(getattr(os, name), name))
+    return lambda: next(numbers) - 1
+
+
+def dying_work(path: Path, last: int, steps: Any) -> None:
+    count = counted(last)
+    work(path, narrow())
+    steps.value = count()
+
+
+def die(path: Path, last: int) -> int:
+    """Work in a fork that dies at step `last`; return how many steps there were, 0 where it died."""
+    context = multiprocessing.get_context("fork")
+    steps = context.Value("i", 0)
+    process = context.Process(target=dying_work, args=(path, last, steps))
+    process.start()
+    process.join()
+    assert process.exitcode == (0 if steps.value else -signal.SIGKILL)
+    return int(steps.value)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    path = tmp_path_factory.mktemp("stores") / "whole.zarr"
+    work(path, wide())
+    return files(path)
+
+
+def test_whatever_step_is_the_last_the_end_is_the_same(whole, tmp_path, monkeypatch):
+    count = die(tmp_path / "counted.zarr", last=-1)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    assert count > 50
+
+    for last in range(1, count + 1):
+        path = tmp_path / f"{last}.zarr"
+        assert die(path, last) == 0
+        if path.exists():
+            check_readable(path)
+        work(path, narrow())
+        assert files(path) == whole, f"killed at step {last}"
+
+    assert not list(tmp_path.glob(".*")), "leftovers of creations"
+
+
+def check_readable(path: Path) -> None:
+    """Read what the ledger calls committed, as a reader that comes between a kill and the next writer."""
+    store = open_store(path)
+    for spec in store.header.arrays:
+        missing = store.missing([spec.name])
+        for row in range(ROWS):
+            if not any(row in gap for gap in missing):
+                stored = store.read(spec.name, slice(row, row + 1))
+                np.testing.assert_array_equal(stored, values(range(row, row + 1), spec)[:, 0])
