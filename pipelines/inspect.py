@@ -74,7 +74,7 @@ def _run_facts(folder: Path) -> Facts:
     features = record["features"]
     facts = {
         "head": record["head"], "store": asked.pop("store"), "backbone": features["backbone"]["name"],
-        "weights": features["backbone"]["weights"], "data": features["data"]["name"], "task": record["task"],
+        "weights": features["backbone"].get("weights"), "data": features["data"]["name"], "task": record["task"],
         "classes": len(record["class_names"]), "rows": record["rows"], "selected_by": record["selected_by"],
         "parameters": record["parameters"], "closed_form": record["closed_form"], "asked": asked,
     }  # fmt: skip

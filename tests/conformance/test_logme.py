@@ -17,6 +17,12 @@ FOLDER = Path(os.environ.get("FEATURECACHE_CONFORMANCE", REPOSITORY / ".." / "sh
 FILES = sorted(FOLDER.glob("logme_*.npz"))
 
 NOT_YET = {"logme_leep_nce": "LEEP and NCE are scores of a later issue"}
+NOT_YET_ARRAYS = {
+    "logme_leep_nce": {
+        *("source_prob", "target_label", "source_label", "source_label_gap"),  # inputs
+        *("leep", "nce", "nce_gap", "leep_onehot"),  # to be compared
+    }
+}
 NOT_YET_BTUNING = {  # arrays of the objective b_tuning, a later issue; LogME has no part in them
     "tradeoff",
     "student_batch",
@@ -75,6 +81,9 @@ def weight_tolerance(arrays: Arrays) -> float:
 
 @pytest.mark.parametrize("stem", sorted(NOT_YET))
 def test_file_of_a_later_issue(stem: str) -> None:
+    path = FOLDER / f"{stem}.npz"
+    assert not path.exists() or set(read(path)) == NOT_YET_ARRAYS[stem]
+
     pytest.skip(f"{stem}: {NOT_YET[stem]}")
 
 
