@@ -30,21 +30,20 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _reporting import Ratio, conclude, in_turns, middle, seconds
+from _stores import random_store
 
 from featurecache.casting import as_tensor
-from featurecache.datasets import RowTable
 from featurecache.features import ArraySpec, FeatureBatch, Header, Layer, layer_array
 from featurecache.seeding import generator
 from featurecache.sources import FeatureSource, Order
 from featurecache.sources.cached import CachedSource, split_rows
-from featurecache.stores import FeatureStore, create_store, open_store
+from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, HeadSpec
 from pipelines._fitting import Member, Recipe, fit
 from pipelines.objectives.cross_entropy import build as cross_entropy
 
 EPOCH_LIMIT, READ_LIMIT = 0.95, 0.5
 CLASSES, BATCH, READS = 100, 256, 400
-WRITTEN = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +83,14 @@ class InMemory:
         return Walk(self, batch_size)
 
 
-def header(rows: int, arrays: tuple[ArraySpec, ...], width: int) -> Header:
+def make_store(path: Path, rows: int, arrays: tuple[ArraySpec, ...], width: int) -> FeatureStore:
+    """Write a finished store of random features."""
     layers = tuple(Layer(index, width, "norm") for index in range(len(arrays)))
-    return Header(
+    header = Header(
         backbone={"name": "random"}, dataset={"fingerprint": "random"}, rows=rows, views=1, task="classification",
         class_names=tuple(map(str, range(CLASSES))), layers=layers, tokens=("cls",), arrays=arrays,
     )  # fmt: skip
-
-
-def make_store(path: Path, rows: int, arrays: tuple[ArraySpec, ...], width: int) -> FeatureStore:
-    """Write a finished store of random features, all rows for training."""
-    rng, nothing = np.random.default_rng(0), [""] * rows
-    ids = [f"class/{row:08d}.jpg" for row in range(rows)]
-    table = RowTable(
-        sample_id=ids, target=np.arange(rows) % CLASSES, split=["train"] * rows, domain=nothing, group=nothing
-    )
-    store = create_store(path, header(rows, arrays, width), table, chunk_multiple=64)
-    for start in range(0, rows, WRITTEN):
-        part = range(start, min(start + WRITTEN, rows))
-        drawn = {spec.name: rng.standard_normal((len(part), 1, *spec.tail), dtype=np.float32) for spec in arrays}
-        store.write(part, {spec.name: drawn[spec.name].astype(spec.storage_dtype) for spec in arrays}, {})
-    store.commit()
-    store.finish()
-    store.close()
-    return open_store(path)
+    return random_store(path, header)
 
 
 def epoch(head: str, spec: HeadSpec, source: FeatureSource, epochs: int) -> float:
