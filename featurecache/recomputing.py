@@ -101,7 +101,7 @@ def largest_difference(backbone: Backbone, dataset: ImageDataset, store: Feature
     differences = []
     for rows, images, unread in decoded(backbone, dataset, batches, Stopwatch(), threads=2, on_error="skip"):
         outputs = backbone.forward(images.to(backbone.device), request)
-        fresh = stored_form(outputs, arrays, ids[rows.start : rows.stop], unread)
+        fresh = stored_form(outputs, arrays, [str(name) for name in ids[rows.start : rows.stop]], unread)
         places = _places(status[rows.start : rows.stop], -(-SAMPLES // len(batches)))
         for spec in arrays:
             kept = store.read(spec.name, np.asarray(rows)[places])
@@ -126,9 +126,9 @@ def _chosen(batches: Sequence[range]) -> list[range]:
     return [batches[place] for place in places]
 
 
-def _places(status: Sequence[str], count: int) -> npt.NDArray[np.int64]:
+def _places(status: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
     """Return positions in a batch, evenly over the rows that hold features (a skipped row is zero in every array)."""
-    full = np.flatnonzero([not text.startswith("skipped") for text in status])
+    full = np.flatnonzero([not str(text).startswith("skipped") for text in status])
     return full[np.unique(np.linspace(0, len(full) - 1, count).round().astype(int))] if len(full) else full
 
 

@@ -92,9 +92,9 @@ def extend_files(path: Path, state: _ledger.Committed, header: Header, chunk_mul
     changed = files.keys() & metadata.keys() - {ROOT}
     if changed:
         raise StoreMismatchError(f"{path} cannot be extended: {', '.join(sorted(changed))} would change.")
-    record = {"kind": "extended", "files": {name: content.decode() for name, content in files.items()}}
-    _ledger.append(path / LEDGER, record)
-    replace_metadata(path, record["files"])
+    texts = {name: content.decode() for name, content in files.items()}
+    _ledger.append(path / LEDGER, {"kind": "extended", "files": texts})
+    replace_metadata(path, texts)
 
 
 def replace_metadata(path: Path, files: Mapping[str, str]) -> None:

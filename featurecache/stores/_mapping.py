@@ -55,7 +55,7 @@ def map_files(
                 _map(libc, base + number * file_bytes, file_bytes, mmap.MAP_PRIVATE | _MAP_FIXED, descriptor)
             finally:
                 os.close(descriptor)
-    return np.frombuffer(buffer, dtype=dtype, count=int(np.prod(shape, dtype=np.int64))).reshape(shape)
+    return np.frombuffer(memoryview(buffer), dtype=dtype, count=int(np.prod(shape, dtype=np.int64))).reshape(shape)
 
 
 def _map(libc: ctypes.CDLL, address: int | None, size: int, flags: int, descriptor: int) -> int:

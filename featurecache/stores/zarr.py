@@ -97,7 +97,9 @@ class ZarrStore:
     def table(self) -> RowTable:
         """Return the row table; read once, then kept."""
         if self._table is None:
-            columns = {name: self._array(name)[:] for name in ("sample_id", "target", "split", "domain", "group")}
+            columns: dict[str, Any] = {
+                name: self._array(name)[:] for name in ("sample_id", "target", "split", "domain", "group")
+            }
             self._table = RowTable(**columns)
         return self._table
 
