@@ -18,6 +18,7 @@ from sklearn.linear_model import RidgeClassifier
 
 from featurecache.errors import ConfigError, RunError, StoreContentsError, StoreNotFoundError, UnknownNameError
 from featurecache.provenance import PROVENANCE
+from featurecache.sources.cached import CachedSource
 from featurecache.stores import open_store
 from heads import HEADS
 from heads._checkpoint import load_head
@@ -242,6 +243,40 @@ def test_seeds_fix_the_values_and_the_callers_generator_is_left_alone(tmp_path):
     values = [(tmp_path / str(number) / "head.safetensors").read_bytes() for number in range(3)]
     assert values[0] == values[1] != values[2]
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("changed", [
+    {"batch_size": 16}, {"epochs": 3}, {"lr": 0.02}, {"weight_decay": 5.0}, {"optimizer": "sgd"}, {"momentum": 0.1},
+    {"schedule": "constant"}, {"label_smoothing": 0.3}, {"class_weights": "balanced"}, {"standardise": False},
+    {"seed": 1}, {"data_seed": 1}, {"tokens": "mean"}, {"layers": "0"}, {"head_option": {"bias": False}},
+], ids=lambda changed: next(iter(changed)))  # fmt: skip
+def test_every_setting_is_heeded(tmp_path, changed):
+    store = made_store(tmp_path / "x.zarr", split=["train"] * 120)
+    base = {"lr": 0.05, "batch_size": 40, "optimizer": "sgd" if "momentum" in changed else "adamw"}
+
+    run(config(store, tmp_path / "base", **base))
+    run(config(store, tmp_path / "changed", **{**base, **changed}))
+
+    one, other = (load_head(tmp_path / name)[0].map.weight for name in ("base", "changed"))
+    assert one.shape != other.shape or not torch.allclose(one, other, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("asked", "fits", "order"), [
+    ("auto", True, "shuffled"), ("auto", False, "blocks"), ("shuffled", False, "shuffled"), ("blocks", True, "blocks"),
+])  # fmt: skip
+def test_the_order_of_the_rows_is_the_one_asked_for_and_else_goes_by_size(tmp_path, monkeypatch, asked, fits, order):
+    store, read = made_store(tmp_path / "x.zarr"), []
+    batches = CachedSource.batches
+    monkeypatch.setattr(CachedSource, "fits_memory", lambda self: fits)
+    monkeypatch.setattr(
+        CachedSource,
+        "batches",
+        lambda self, *a, **k: read.append(k.get("order", "sequential")) or batches(self, *a, **k),
+    )
+
+    run(config(store, tmp_path / "run", order=asked))
+
+    assert set(read) == {"sequential", order}
 
 
 @pytest.mark.parametrize("head", HEADS.names())
