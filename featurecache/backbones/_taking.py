@@ -60,7 +60,7 @@ class Taker:
         found: dict[str, Tensor] = {}
         final, streams = self._streams(images, request.layers, whole)
         if request.embedding:
-            found["embedding"] = _flat(self.module.forward_head(final, pre_logits=True))
+            found["embedding"] = self.module.forward_head(final, pre_logits=True).flatten(1)
         if request.logits:
             found["logits"] = self.module.forward_head(final)
         for index, stream in zip(request.layers, streams, strict=True):
@@ -89,18 +89,22 @@ class Taker:
         return self.norm is not None and width == self.norm_width
 
     def describe(self, input_size: tuple[int, int, int]) -> Shape:
-        """Return what the module gives, from one forward pass of an empty image; keeps the sizes of its layers."""
+        """Return what the module gives, from one forward pass of an empty image; keeps the sizes of its layers.
+
+        Raises:
+            BackboneError: the module does not pool its features to one vector per image.
+        """
         images = _empty(self.module, input_size)
         with torch.inference_mode():
             final, outputs = self.module.forward_intermediates(images, **self.settings)
             maps = [output[0] if isinstance(output, (tuple, list)) else output for output in outputs]
-            dim = _flat(self.module.forward_head(final, pre_logits=True)).shape[-1]
+            dim = _pooled_width(self.module.forward_head(final, pre_logits=True), type(self.module).__name__)
         self.sizes = [(int(m.shape[2]), int(m.shape[3])) for m in maps]
         if self._gives_tokens(images):
             self.settings["output_fmt"] = "NLC"
         widths = [int(m.shape[1]) for m in maps]
         layers = (Layer(i, w, self.norm_name if self._is_normed(w) else "none") for i, w in enumerate(widths))
-        return Shape(tuple(layers), int(dim), int(getattr(self.module, "num_classes", 0) or 0))
+        return Shape(tuple(layers), dim, int(getattr(self.module, "num_classes", 0) or 0))
 
     def _gives_tokens(self, images: Tensor) -> bool:
         """Return whether layers can be had as (B, L, D), which saves the norm from copying maps."""
@@ -174,9 +178,15 @@ def _empty(module: nn.Module, input_size: tuple[int, int, int]) -> Tensor:
     return torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)
 
 
-def _flat(embedding: Tensor) -> Tensor:
-    """Return (B, D) of an embedding that some heads leave as a map."""
-    return embedding if embedding.ndim == 2 else embedding.flatten(2).mean(2)
+def _pooled_width(embedding: Tensor, kind: str) -> int:
+    """Return D of a (1, D) or (1, D, 1, 1) embedding."""
+    seen = tuple(embedding.shape)
+    if embedding.ndim < 2 or any(side != 1 for side in seen[2:]):
+        raise BackboneError(
+            f"the embedding of {kind} must be one vector per image, but one image gave {seen}: its features are not "
+            "pooled. Give another --backbone-option global_pool, or none."
+        )
+    return int(embedding.shape[1])
 
 
 def _has_class_token(module: nn.Module) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import timm
 import timm.models
@@ -34,7 +35,9 @@ def resolve(model_id: str) -> Named:
         UnknownNameError: no such model or tag; names the nearest and how to list them.
     """
     if model_id.startswith(SOURCES):
-        return Named(model_id, model_id)
+        source, _, place = model_id.partition(":")
+        full = f"{source}:{Path(place).absolute()}" if source == "local-dir" else model_id
+        return Named(full, full)
     name, _, tag = model_id.partition(".")
     current = timm.models.get_deprecated_models().get(name)
     if current:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,24 @@ def _from_file(create: Create, name: str, skeleton: nn.Module, path: Path) -> nn
     given = read_state_dict(path)  # refuses what is unsafe or damaged, before the library reads it
     overlay = {"file": str(path), "source": None, "custom_load": False, "num_classes": skeleton.num_classes}
     try:
-        with MissingKeys() as missing:
+        with MissingKeys() as missing, _only_warnings("timm.models._helpers"):  # it names the file that the user named
             module = create(pretrained=True, pretrained_cfg_overlay=overlay)
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
         raise WeightsError(_refusal(name, path, str(error), skeleton, set(given))) from None
     if missing.said:
         raise WeightsError(f"{path} holds only a part of the weights of timm:{name}: {'; '.join(missing.said)}")
     return module
+
+
+@contextmanager
+def _only_warnings(logger_name: str) -> Iterator[None]:
+    logger = logging.getLogger(logger_name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class MissingKeys(logging.Handler):

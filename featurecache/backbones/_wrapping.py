@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import timm.data
@@ -12,6 +15,7 @@ from torch import nn
 from featurecache.backbones import Backbone, BackboneOptions
 from featurecache.backbones._identity import activations, plain, weights_digest
 from featurecache.backbones._taking import EmbeddingTaker, Shape, Taker, taker_of
+from featurecache.backbones._weights import seed_of
 from featurecache.errors import BackboneError, ConfigError
 from featurecache.registry import nearest
 
@@ -99,22 +103,28 @@ def _described(taker: Taker | EmbeddingTaker, name: str, input_size: tuple[int, 
             raise BackboneError(
                 f"{name} cannot be described without its weights: {error}. Give --device cpu."
             ) from error
+        if isinstance(error, NotImplementedError):
+            raise BackboneError(f"{name} has no embedding that could be kept: {error} Name another model.") from error
         raise BackboneError(
             f"{name} cannot give features of images of size {tuple(input_size)}: {str(error) or type(error).__name__}. "
             "Give --image-size (and no --transform size), so that the model is built for it."
         ) from error
 
 
+@cache
 def _without_tf32() -> None:
-    """Turn off what rounds float32 to 10 bits of mantissa; once, so that who asks for it afterwards has it."""
+    """Turn off what rounds float32 to 10 bits of mantissa; once per process, so that who asks for it afterwards has it."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def origin(name: str, options: BackboneOptions) -> dict[str, Any]:
-    """Return what builds the same backbone again."""
+    """Return what builds the same backbone again, from whatever folder: a weights file is named by its absolute path."""
+    weights = options.weights
+    if weights is not None and seed_of(weights) is None:
+        weights = str(Path(weights).absolute())
     return {
-        "name": name, "weights": options.weights, "architecture": plain(dict(options.architecture)),
+        "name": name, "weights": weights, "architecture": plain(dict(options.architecture)),
         "transform": plain(dict(options.transform)), "image_size": options.image_size, "norm": options.norm,
         "precision": options.precision,
     }  # fmt: skip
@@ -131,10 +141,15 @@ def _overridden(config: dict[str, Any], options: BackboneOptions) -> dict[str, A
             config[TRANSFORM_NAMES[key]] = _setting(key, value)
         except (TypeError, ValueError):
             problems.append(f"transform {key} cannot be {value!r}")
+    side = options.image_size
+    if side is not None and "size" in options.transform and config["input_size"] != (3, side, side):
+        problems.append(
+            f"image_size is {side}, but the transform's size {options.transform['size']!r}: give one of them"
+        )
     if problems:
         raise ConfigError(problems)
-    if options.image_size is not None:
-        config["input_size"] = (3, options.image_size, options.image_size)
+    if side is not None:
+        config["input_size"] = (3, side, side)
     return config
 
 
@@ -142,7 +157,7 @@ def _setting(key: str, value: Any) -> Any:
     if key in ("mean", "std"):
         parts = value.split(",") if isinstance(value, str) else value
         numbers = [float(v) for v in parts] if isinstance(parts, (list, tuple)) else [float(parts)]
-        if len(numbers) not in (1, 3) or (key == "std" and min(numbers) <= 0):
+        if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)) or (key == "std" and min(numbers) <= 0):
             raise ValueError(value)
         return tuple(numbers * (3 // len(numbers)))
     if key == "interpolation":
@@ -150,7 +165,7 @@ def _setting(key: str, value: Any) -> Any:
             raise ValueError(value)
         return value
     number = float(value)
-    if number <= 0:
+    if not (math.isfinite(number) and number > 0) or (key == "size" and number != int(number)):
         raise ValueError(value)
     return (3, int(number), int(number)) if key == "size" else number
 

@@ -58,8 +58,8 @@ def build(model_id: str, *, options: BackboneOptions) -> Backbone:
     if options.weights is not None and seed_of(options.weights) is None:
         path = Path(options.weights)
         load_strictly(built, read_state_dict(path), path, name)
-    own: dict[str, Any] = dict(getattr(built, "pretrained_cfg", None) or {})
-    return wrap(built, name=name, options=options, data_config=timm.data.resolve_data_config(own, pretrained_cfg=own))
+    own: dict[str, Any] = {"input_size": (3, 224, 224), **(getattr(built, "pretrained_cfg", None) or {})}
+    return wrap(built, name=name, options=options, data_config=timm.data.resolve_data_config({}, pretrained_cfg=own))
 
 
 @contextmanager
