@@ -222,6 +222,8 @@ def reopened(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: 
         return store
     store = open_store(config.out, writable=True)
     try:
+        # opening for writing ends an extension that was killed while it began
+        absent = [spec.name for spec in lacking(config.out, store.header, wanted)]
         if not store.finished:
             log.info("going on: kept %d rows, recomputing %d", *progress(store))
         changed = changes(config.out, str(backbone.device)) if absent or store.missing() else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from featurecache.errors import StoreContentsError
-from featurecache.stores import open_store
+from featurecache.stores import _creation, open_store
 from save_features import ExtractionReport, run
 from tests.extraction_samples import BATCH, Forwards, lasting, pictures, settings
 
@@ -99,6 +99,26 @@ def test_an_extension_that_was_stopped_goes_on_without_the_word(folder, tmp_path
     report = run(settings(folder, config.out, **much))
 
     assert (report.kept, report.recomputed) == (BATCH, BATCH)
+    assert lasting(config.out) == lasting(whole.out)
+
+
+def test_an_extension_that_died_as_it_began_is_not_begun_twice(folder, tmp_path, monkeypatch, caplog):
+    whole = settings(folder, tmp_path / "whole.zarr", layers="4-5")
+    run(whole)
+    config = settings(folder, tmp_path / "x.zarr", layers="4-5", extend=True)
+    run(settings(folder, config.out, layers="5"))
+
+    def die(path: Path, files: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_creation, "replace_metadata", die)
+        run(config)
+    caplog.set_level("INFO", "featurecache")
+    report = run(config)
+
+    assert report.added == ("layers/cls/04",)
+    assert "extending by" not in caplog.text
     assert lasting(config.out) == lasting(whole.out)
 
 

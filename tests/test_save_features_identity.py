@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from featurecache.errors import FeatureCacheError, StoreMismatchError
+from featurecache.errors import FeatureCacheError, StoreMismatchError, UnreadableSampleError
 from save_features import run
 from tests.extraction_samples import BATCH, Forwards, lasting, pictures, settings
 
@@ -146,6 +146,17 @@ def test_a_store_without_provenance_is_tried_as_well(folder, tmp_path, forwards)
     forwards.change = spoiled(0.01)
 
     with pytest.raises(FeatureCacheError, match="was written with provenance unknown"):
+        run(config)
+
+
+def test_an_image_that_went_bad_is_told_as_such_and_not_as_another_backbone(tmp_path, forwards):
+    own = pictures(tmp_path / "animals")
+    config = interrupted(own, tmp_path / "x.zarr", forwards)
+    pretend_older(config.out, "torch", "0.0.1")
+    for victim in (own / "cat/000.png", own / "dog/019.png"):
+        victim.write_bytes(bytes(victim.stat().st_size))
+
+    with pytest.raises(UnreadableSampleError, match=r"cannot read 'dog/019\.png'"):
         run(config)
 
 
