@@ -14,16 +14,24 @@ from tests.featurecache.backbones.contract import BackboneContract
 from tests.featurecache.backbones.second_route import embedding_of, images_for
 
 RANDOM = BackboneOptions(weights="random:0")
+SMALL = BackboneOptions(weights="random:0", image_size=96)
+"""Nets that take any size are tested at a cheap one."""
+
+SHALLOW = {"depth": 4}
+"""Blocks of the larger transformers: token layout and sizes do not depend on their number."""
+
 CHANGES = BackboneContract.changes
 
 
 class TestResNet(BackboneContract):
     name = "timm:resnet18"
+    options = SMALL
     changes: ClassVar = {**CHANGES, "architecture": {"architecture": {"output_stride": 16}}}
 
 
 class TestConvNeXt(BackboneContract):
     name = "timm:convnext_atto"
+    options = SMALL
     changes: ClassVar = {"equal keys, another path": {"architecture": {"conv_mlp": True}}}
 
 
@@ -34,7 +42,7 @@ class TestSwin(BackboneContract):
 
 class TestMobileNetWithTensorFlowPadding(BackboneContract):
     name = "timm:mobilenetv2_100"
-    options = dataclasses.replace(RANDOM, architecture={"pad_type": "same"})
+    options = dataclasses.replace(SMALL, architecture={"pad_type": "same"})
     changes: ClassVar = {"padding": {"architecture": {}}}
 
 
@@ -45,14 +53,14 @@ class TestMixer(BackboneContract):
 
 class TestViTWithRegistersAtAnotherSize(BackboneContract):
     name = "timm:vit_small_patch14_reg4_dinov2"
-    options = dataclasses.replace(RANDOM, image_size=98)
+    options = dataclasses.replace(RANDOM, image_size=98, architecture=SHALLOW)
     changes: ClassVar = {"image size": {"image_size": 112}}
 
 
 class TestViTAtTwiceItsSize(BackboneContract):
     name = "timm:vit_tiny_patch16_224"
-    options = dataclasses.replace(RANDOM, image_size=448)
-    changes: ClassVar = {"pooling": {"architecture": {"global_pool": "avg"}}}
+    options = dataclasses.replace(RANDOM, image_size=448, architecture=SHALLOW)
+    changes: ClassVar = {"pooling": {"architecture": {**SHALLOW, "global_pool": "avg"}}}
 
 
 class TestModelsThatTimmKeepsForTests(BackboneContract):
@@ -89,7 +97,7 @@ def test_layers_of_a_vit_are_the_outputs_of_its_blocks_under_the_final_norm():
 
 
 def test_layers_of_a_resnet_are_its_stem_and_its_stages_without_a_norm():
-    backbone = load_backbone("timm:resnet18", RANDOM)
+    backbone = load_backbone("timm:resnet18", SMALL)
     images, module = images_for(backbone), backbone.module
     stages = [module.act1, module.layer1, module.layer2, module.layer3, module.layer4]
 
