@@ -219,6 +219,6 @@ def _judge(
         if value:
             entry |= {f"val_{primary(task)}": value[0], "val_loss": -value[1]}
         member.history.append(entry)
-        if not value or (not math.isnan(value[1]) and value > member.best):  # not a number is never better
+        if not value or value > member.best:  # not a number is never better
             member.best, member.best_epoch = value or member.best, epoch
             kept[number] = stack.of(number)

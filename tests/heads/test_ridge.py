@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.linear_model import RidgeClassifier
 
@@ -116,17 +117,20 @@ def test_features_without_spread_leave_the_mean_of_the_targets():
     torch.testing.assert_close(prediction, joined(parts).targets.double().mean(0))
 
 
-def test_the_temperature_is_the_likeliest_of_the_left_out_predictions():
-    parts = batches(rows=60, noise=2.0)
-    x, y = columns(parts, "classification")
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_the_temperature_is_the_likeliest_of_the_left_out_predictions(task):
+    parts = batches(task, rows=60, noise=2.0)
+    x, y = columns(parts, task)
 
-    fitted = solved(parts, "classification", ONE)
+    fitted = solved(parts, task, ONE)
 
     left_out = torch.from_numpy(refitted(x, y, fitted.penalty))
-    labels = joined(parts).targets
+    targets = joined(parts).targets
 
     def loss(temperature: float) -> float:
-        return float(torch.nn.functional.cross_entropy(temperature * left_out, labels))
+        if task == "multilabel":
+            return float(F.binary_cross_entropy_with_logits(temperature * (left_out - 0.5), targets.double()))
+        return float(F.cross_entropy(temperature * left_out, targets))
 
     step = 10 ** (1 / 20)
     assert loss(fitted.temperature) <= min(loss(fitted.temperature * step), loss(fitted.temperature / step))
