@@ -189,7 +189,7 @@ def outputs_of(model: Any, source: FeatureSource, device: str) -> tuple[Tensor, 
     with torch.inference_mode():
         for batch in source.batches(EVALUATION_BATCH):
             batch = on_device(batch, device)
-            logits.append(model(batch.arrays).float().cpu())
+            logits.append(model(batch.arrays).detach().float().cpu())
             targets.append(batch.targets.cpu())
     return torch.cat(logits, dim=-2), torch.cat(targets)
 

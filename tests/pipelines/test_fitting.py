@@ -178,6 +178,29 @@ def test_the_rate_follows_the_schedule_over_all_steps(schedule, factors, count):
         assert one.head.value.item() == pytest.approx(-one.lr * factors, rel=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_heads_train_in_training_mode_and_are_measured_in_eval_mode(count):
+    modes = []
+
+    class Noting(Point):
+        def forward(self, arrays):
+            modes.append(self.training)
+            return super().forward(arrays)
+
+    rows = InMemory(batches("regression", classes=1, rows=80))
+
+    fit(
+        [Member(Noting(), 0.1) for _ in range(count)],
+        rows,
+        rows,
+        downhill,
+        Recipe(epochs=2, batch_size=40),
+        "regression",
+    )
+
+    assert modes == [False, *[True, True, False] * 2]
+
+
 def test_the_row_order_is_fixed_by_the_data_seed_alone():
     def order(seed: int, data_seed: int) -> list[list[int]]:
         train, _ = sources()
