@@ -50,7 +50,6 @@ from _stores import random_store
 
 import save_features
 from featurecache.backbones import Backbone, load_backbone
-from featurecache.backbones._taking import AUTOCAST
 from featurecache.datasets import ImageDataset, open_dataset
 from featurecache.devices import default_precision, resolve_device
 from featurecache.features import Header
@@ -59,6 +58,7 @@ from featurecache.stores import create_store, open_store
 from save_features import SaveFeaturesConfig, backbone_options
 
 SPEED_LIMIT, LAYERS_LIMIT, SCORES_LIMIT, MEMORY_LIMIT = 0.95, 0.95, 1.05, 1.1
+REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_BATCH = 8
 """Images of a batch where memory is measured: also a tenth of the images are batches enough for allocators to settle."""
 
@@ -125,7 +125,7 @@ def scoring(path: Path) -> float:
 def forward_seconds(bench: Bench, images: Tensor) -> float:
     """Seconds of the bare model for all images, from a batch that lies on its device."""
     backbone, rows, size = bench.backbone, len(bench.dataset), bench.config.batch_size
-    precision = AUTOCAST.get(bench.config.precision)
+    precision = REDUCED.get(bench.config.precision)
     counts = [size] * (rows // size) + ([rows % size] if rows % size else [])
     with torch.inference_mode(), torch.autocast(images.device.type, precision, enabled=precision is not None):
 
