@@ -18,6 +18,7 @@ import threading
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -63,6 +64,15 @@ class Verbs(click.Group):
             ctx.fail(f"There is no verb {args[0]!r}.{nearest(args[0], list(VERBS))} See featurecache --help.")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; Ctrl-C and SIGTERM end it with 75, from its first import on."""
+        try:
+            with _terminable():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted. What is committed stays; the same command goes on where it stopped.", err=True)
+            sys.exit(75)
+
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="featurecache")
@@ -84,8 +94,15 @@ def _command(name: str) -> click.Command:
                      help="YAML file with the same names; options given here win."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."),
     ]  # fmt: skip
-    help_text = inspect.getdoc(config) or summary
-    return click.Command(name, params=[*_parameters(config), *extra], callback=call, help=help_text)
+    return click.Command(name, params=[*_parameters(config), *extra], callback=call, help=_help(config, summary))
+
+
+def _help(config: Any, summary: str) -> str:
+    """Return what the verb does, and what its arguments are: click shows no help for arguments."""
+    texts = field_help(config)
+    named = [field.name for field in dataclasses.fields(config) if field.name in POSITIONAL]
+    arguments = [f"{name.upper()}  {texts[name]}" for name in named]
+    return "\n\n".join([inspect.getdoc(config) or summary, *arguments])
 
 
 def _parameters(config: Any) -> list[click.Parameter]:
@@ -95,7 +112,8 @@ def _parameters(config: Any) -> list[click.Parameter]:
         hint = hints[field.name]
         many = get_origin(hint) is tuple or _is_mapping(hint)
         if field.name in POSITIONAL:
-            made.append(click.Argument([field.name], nargs=-1 if many else 1, required=False))
+            shown = field.name.upper() + ("..." if many else "")
+            made.append(click.Argument([field.name], nargs=-1 if many else 1, required=False, metavar=shown))
             continue
         flag = f"--{field.name.replace('_', '-')}"
         shown = _default(field)
@@ -103,9 +121,20 @@ def _parameters(config: Any) -> list[click.Parameter]:
         if hint is bool:
             made.append(click.Option([f"{flag}/--no-{flag[2:]}", field.name], default=None, help=text))
         else:
-            metavar = "|".join(map(str, get_args(hint))) if get_origin(hint) is Literal else None
-            made.append(click.Option([flag, field.name], multiple=many, default=None, help=text, metavar=metavar))
+            made.append(
+                click.Option([flag, field.name], multiple=many, default=None, help=text, metavar=_metavar(hint))
+            )
     return made
+
+
+def _metavar(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "|".join(map(str, get_args(hint)))
+    if _is_mapping(hint):
+        return "NAME=VALUE"
+    inner = [arg for arg in get_args(hint) if arg not in (type(None), Ellipsis)]
+    words = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
+    return _metavar(inner[0]) if inner else words.get(hint, "TEXT")
 
 
 def _is_mapping(hint: Any) -> bool:
@@ -114,9 +143,8 @@ def _is_mapping(hint: Any) -> bool:
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default is dataclasses.MISSING or field.default in (None, False, ()):
-        return ""
-    return str(field.default)
+    unsaid = field.default is dataclasses.MISSING or field.default is None or field.default is False
+    return "" if unsaid or field.default == () else str(field.default)
 
 
 def field_help(config: Any) -> dict[str, str]:
@@ -139,14 +167,10 @@ def _call(act: Callable[[Any], Any], config: Any, values: dict[str, Any]) -> Non
     as_json, config_file = values.pop("as_json"), values.pop("config_file")
     try:
         given = {**_read_yaml(config_file), **_given(config, values)}
-        with _terminable():
-            report = act(config_from(config, given))
+        report = act(config_from(config, given))
     except (FeatureCacheError, _logme_error()) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 1))
-    except KeyboardInterrupt:
-        click.echo("Interrupted. What is committed stays; the same command goes on where it stopped.", err=True)
-        sys.exit(75)
     _show(report, as_json)
 
 

@@ -84,8 +84,8 @@ class SaveFeaturesConfig:
     """Side of the input in pixels; default: the model's own."""
     device: str = "cpu"
     """Device to run the backbone on: cpu, cuda, cuda:1, auto."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the forward pass; auto is fp32 on a CPU and bf16 on a GPU that has it."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "tf32"] = "auto"
+    """Arithmetic of the forward pass; auto is fp32 on a CPU and bf16 on a GPU that has it. fp32 is without TF32."""
     batch_size: int = 64
     """Images per forward pass; part of the identity, since results depend on it in the last bits."""
     commit_rows: int | None = None

@@ -60,6 +60,7 @@ def environment() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    versions["torch"] = torch.__version__  # with the build, which the package's metadata leaves out
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(), "machine": platform.platform(), "gpu": gpu,

@@ -12,17 +12,19 @@ PROVENANCE = "provenance.jsonl"
 
 def note(store: Path, facts: Mapping[str, Any]) -> None:
     """Add one line to the provenance of a store."""
-    with open(store / PROVENANCE, "a", encoding="utf-8") as file:
-        file.write(json.dumps(facts, default=str) + "\n")
+    path = store / PROVENANCE
+    torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a kill; the next line must not hang on to it
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("\n" * torn + json.dumps(facts, default=str) + "\n")
 
 
 def provenance(store: Path) -> list[dict[str, Any]]:
-    """Return what is known of how a store came about, oldest first; a torn last line is left out."""
+    """Return what is known of how a store came about, oldest first; a line that a kill tore is left out."""
     path = store / PROVENANCE
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            continue
     return found

@@ -30,7 +30,7 @@ STORED = {"float32": 1e-4, "float16": 1e-3, "bfloat16": 8e-3}
 about 1e-6 in float32, which a few dozen layers can raise to 1e-5. In 16 bits that shows as values that fall on the other
 side of a rounding, one unit in the last place each: at most 2**-10 of a float16, 2**-7 of a bfloat16."""
 
-COMPUTED = {"fp32": 0.0, "fp16": 5e-3, "bf16": 4e-2}
+COMPUTED = {"fp32": 0.0, "fp16": 5e-3, "tf32": 5e-3, "bf16": 4e-2}
 """The same, by arithmetic of the forward pass: in 16 bits every layer rounds, so another order of adding shows at about
 five units in the last place."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BACKBONES = Registry("backbone source", "featurecache.backbones")
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "tf32"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from featurecache.backbones import BackboneOptions, Request
+from featurecache.backbones._arithmetic import arithmetic
 from featurecache.backbones._tokens import Stream, final_norm, token
 from featurecache.errors import BackboneError
 from featurecache.features import Layer, layer_array
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 INTERFACE = ("forward_features", "forward_head", "forward_intermediates")
 """What a module of timm offers; without it only the embedding can be taken."""
 
@@ -52,7 +51,7 @@ class Taker:
 
     def __call__(self, images: Tensor, request: Request) -> dict[str, Tensor]:
         """Return array name -> float32 features; (B, D) for embedding, cls and mean, (B, K*K, D) for grids."""
-        with torch.inference_mode(), _arithmetic(self.precision, images.device):
+        with torch.inference_mode(), arithmetic(self.precision, images.device):
             return {name: values.float() for name, values in self._features(images, request).items()}
 
     def _features(self, images: Tensor, request: Request) -> dict[str, Tensor]:
@@ -144,7 +143,7 @@ class EmbeddingTaker:
                 f"{type(self.module).__name__} gives its embedding only: layers and logits need timm's interface "
                 f"({', '.join(INTERFACE)}). Give --layers none, and no --logits."
             )
-        with torch.inference_mode(), _arithmetic(self.precision, images.device):
+        with torch.inference_mode(), arithmetic(self.precision, images.device):
             return {"embedding": self.module(images).float()} if request.embedding else {}
 
     def describe(self, input_size: tuple[int, int, int]) -> Shape:
@@ -167,10 +166,6 @@ def taker_of(module: nn.Module, options: BackboneOptions) -> Taker | EmbeddingTa
     """Return what takes features from `module`."""
     has_interface = all(callable(getattr(module, name, None)) for name in INTERFACE)
     return Taker(module, options) if has_interface else EmbeddingTaker(module, options)
-
-
-def _arithmetic(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()
 
 
 def _empty(module: nn.Module, input_size: tuple[int, int, int]) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from featurecache.backbones import Backbone, BackboneOptions
+from featurecache.backbones._arithmetic import check_precision
 from featurecache.backbones._identity import activations, plain, weights_digest
 from featurecache.backbones._taking import EmbeddingTaker, Shape, Taker, taker_of
 from featurecache.backbones._weights import seed_of
@@ -39,12 +39,12 @@ def wrap(
     """Return `module`, with timm's interface or not, as a frozen backbone; `asked` is what builds it again, if not `name`.
 
     Raises:
-        ConfigError: a transform override that does not exist or does not fit.
+        ConfigError: a transform override that does not exist or does not fit, or an arithmetic that the device lacks.
         BackboneError: the model cannot take images of this size, or has no interface of timm's.
     """
     config = _overridden(dict(data_config), options)
     device = torch.device(options.device)
-    _without_tf32()
+    check_precision(options.precision, device)
     module = module.eval().requires_grad_(False).to(device)
     taker = taker_of(module, options)
     shape = _described(taker, name, config["input_size"])
@@ -109,13 +109,6 @@ def _described(taker: Taker | EmbeddingTaker, name: str, input_size: tuple[int, 
             f"{name} cannot give features of images of size {tuple(input_size)}: {str(error) or type(error).__name__}. "
             "Give --image-size (and no --transform size), so that the model is built for it."
         ) from error
-
-
-@cache
-def _without_tf32() -> None:
-    """Turn off what rounds float32 to 10 bits of mantissa; once per process, so that who asks for it afterwards has it."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def origin(name: str, options: BackboneOptions) -> dict[str, Any]:

@@ -26,6 +26,14 @@ def test_a_torn_last_line_is_left_out(tmp_path):
     assert provenance(tmp_path) == [{"device": "cpu"}]
 
 
+def test_a_line_after_a_torn_one_is_read(tmp_path):
+    (tmp_path / PROVENANCE).write_text('{"device": "cu')
+
+    note(tmp_path, {"device": "cpu"})
+
+    assert provenance(tmp_path) == [{"device": "cpu"}]
+
+
 def test_values_that_json_does_not_know_are_noted_as_text(tmp_path):
     note(tmp_path, {"out": Path("some/where"), "name": "é"})
 

@@ -68,3 +68,16 @@ def test_several_heads_get_the_stacked_form(rule, kind):
     value = torch.zeros(2, 3, requires_grad=True)
 
     assert type(optimizer_of(rule, [value], torch.tensor([0.1, 0.2]), torch.zeros(2), 0.9)) is kind
+
+
+def test_a_gradient_as_small_as_eps_moves_as_torchs_does():
+    value, own = torch.ones(2, 3, requires_grad=True), torch.ones(3, requires_grad=True)
+    stacked = optimizer_of("adamw", [value], torch.tensor([0.1, 0.2]), torch.zeros(2), 0.9)
+    torchs = torch.optim.AdamW([own], lr=0.1, weight_decay=0.0)
+
+    for optimizer, moving in ((stacked, value), (torchs, own)):
+        (1e-8 * moving).sum().backward()
+        optimizer.step()
+
+    torch.testing.assert_close(value[0], own)
+    assert 0.9 < own[0].item() < 0.96, "half a step: eps is as large as the gradient"

@@ -1,34 +1,43 @@
-"""Arithmetic: float32 that is float32, half precision on the CPU too, and a user's own choice that stays."""
+"""Arithmetic: float32 that is float32, half precision on the CPU too, and the choice of the process left alone."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from featurecache.backbones import BackboneOptions, Request, load_backbone
+from featurecache.errors import ConfigError
 from tests.featurecache.backbones.second_route import images_for
 
-TF32 = """
-import torch
-from featurecache.backbones import load_backbone
-
-load_backbone("demo")
-switches = torch.backends.cudnn, torch.backends.cuda.matmul
-first = [switch.allow_tf32 for switch in switches]
-for switch in switches:
-    switch.allow_tf32 = True
-load_backbone("demo")
-print(first, [switch.allow_tf32 for switch in switches])
-"""
+SWITCHES = (torch.backends.cudnn, torch.backends.cuda.matmul)
 
 
-def test_tf32_is_off_until_the_user_turns_it_on_and_then_stays_on():
-    done = subprocess.run([sys.executable, "-c", TF32], capture_output=True, text=True, check=True)
+@pytest.fixture(params=[True, False])
+def allowed(request):
+    """TF32 as the process has set it; set back afterwards."""
+    before = [switch.allow_tf32 for switch in SWITCHES]
+    for switch in SWITCHES:
+        switch.allow_tf32 = request.param
+    yield request.param
+    for switch, value in zip(SWITCHES, before, strict=True):
+        switch.allow_tf32 = value
 
-    assert done.stdout.strip() == "[False, False] [True, True]"
+
+def test_float32_is_computed_without_tf32_and_the_choice_of_the_process_stays(allowed):
+    backbone = load_backbone("demo")
+    seen = []
+    backbone.module.register_forward_hook(lambda *_: seen.append([switch.allow_tf32 for switch in SWITCHES]))
+    backbone.module.norm.register_forward_hook(lambda *_: seen.append([switch.allow_tf32 for switch in SWITCHES]))
+
+    backbone.forward(images_for(backbone), Request())
+
+    assert seen and all(state == [False, False] for state in seen)
+    assert [switch.allow_tf32 for switch in SWITCHES] == [allowed, allowed]
+
+
+def test_tf32_on_a_cpu_is_refused():
+    with pytest.raises(ConfigError, match="tf32 exists on CUDA GPUs only"):
+        load_backbone("demo", BackboneOptions(precision="tf32"))
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.05), ("fp16", 0.01)])
