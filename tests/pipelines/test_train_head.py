@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import shutil
 from dataclasses import replace
@@ -82,7 +81,7 @@ def test_the_record_says_what_was_made_of_what(digits_store, ridge_run):
     assert record["selected_by"] == "val top1"
     assert record["parameters"] == 1290 and record["trained_parameters"] == 0
     assert record["closed_form"]["lambda_per_row"] > 0
-    assert record["environment"]["versions"]["torch"] == importlib.metadata.version("torch")
+    assert record["environment"]["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert record["seconds"] > 0
 
 
