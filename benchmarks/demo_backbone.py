@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from featurecache.features import parse_layer_array
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import FeatureStore, open_store
-from heads import HEADS, HeadSpec
+from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
 from pipelines._evaluation import evaluate
 from pipelines._fitting import Member, Recipe, fit
@@ -88,7 +88,7 @@ def accuracy(store: FeatureStore, head: str, arrays: tuple[str, ...], rows: npt.
     spec = HeadSpec(shapes=shapes, num_classes=len(header.class_names), statistics=train.statistics())
     torch.manual_seed(0)
     built = build_head(head, spec, {})
-    if hasattr(built, "solve"):
+    if isinstance(built, ClosedForm):
         built.solve(train.walk(4096))
     member, objective = Member(built, room.LEARNING_RATE, 0.01), cross_entropy(header.task)
     fit([member], train, None, objective, Recipe(epochs=200, batch_size=50), header.task)

@@ -95,7 +95,7 @@ def _draws(count: int, groups: Sequence[str] | None, seed: int, draws: int) -> I
     number = int(member.max()) + 1
     draw = generator("bootstrap", seed)
     for _ in range(draws):
-        yield np.bincount(draw.integers(0, number, number), minlength=number)[member] + 0.0
+        yield np.bincount(draw.integers(0, number, number), minlength=number)[member].astype(np.float64)
 
 
 def _interval(value: float, drawn: Sequence[float]) -> Measured:

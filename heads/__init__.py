@@ -3,19 +3,19 @@
 A file of this room defines `CONSUMES`, saying which layers it reads when the user names none ("last" or "all"),
 `LEARNING_RATE`, the one it trains with when the user names none, and `build(spec, *, options) -> nn.Module` with
 keyword-only options that have defaults. The module's `forward` takes the
-mapping of arrays that a `FeatureBatch` carries, (B, D) each in float32, and returns (B, C) logits. A head with a closed
-form also has `solve(batches)`, given an iterable of training batches that can be walked more than once; it returns what
-it chose, for the record. Parameters that require no gradient are not trained. `PAPER` names the source, where there is one.
+mapping of arrays that a `FeatureBatch` carries, (B, D) each in float32, and returns (B, C) logits. A head that can be
+solved is also a `ClosedForm`. Parameters that require no gradient are not trained. `PAPER` names the source, where there
+is one.
 The same heads serve cached and online training: nothing here knows where its features come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from featurecache.features import Task
+from featurecache.features import FeatureBatch, Task
 from featurecache.registry import Registry
 
 if TYPE_CHECKING:
@@ -39,6 +39,14 @@ class HeadSpec:
     """Array name -> (mean, standard deviation) over the training rows, (D,) float32 each; absent: used as they are."""
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     """Class-level arrays of the source, e.g. text embeddings (C, P, E)."""
+
+
+@runtime_checkable
+class ClosedForm(Protocol):
+    """A head whose values, or the start of whose training, come from a closed form."""
+
+    def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
+        """Set the values from training batches that can be walked more than once; return what was chosen, for the record."""
 
 
 class BuildHead(Protocol):

@@ -23,7 +23,7 @@ from pipelines._fitting import outputs_of
 def evaluate(head: nn.Module, source: CachedSource, task: Task, device: str) -> tuple[dict[str, Any], Tensor]:
     """Return (metric name -> value and interval, (N, C) logits) of a head over the rows of a store."""
     logits, targets = outputs_of(head, source, device)
-    groups = np.asarray(source.store.table().group)[source.rows]
+    groups = np.asarray(source.store.table().group)[source.rows].tolist()
     measured = measure(logits.numpy(), targets.numpy(), task, groups=groups)
     return {name: _plain(value) for name, value in measured.items()}, logits
 
@@ -79,5 +79,5 @@ def write_predictions(folder: Path, source: CachedSource, logits: Tensor) -> Non
     table, header = source.store.table(), source.store.header
     ids, targets = np.asarray(table.sample_id)[source.rows], np.asarray(table.target)[source.rows]
     sink = pa.BufferOutputStream()
-    pa.parquet.write_table(prediction_table(ids, targets, logits, header.class_names, header.task), sink)
+    pa.parquet.write_table(prediction_table(ids.tolist(), targets, logits, header.class_names, header.task), sink)
     write_atomic(folder / "predictions.parquet", sink.getvalue().to_pybytes())

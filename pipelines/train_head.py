@@ -22,7 +22,7 @@ from featurecache.runs import is_done, read_run, write_record
 from featurecache.sources import Order
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import FeatureStore, open_store
-from heads import HEADS, HeadSpec
+from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, refusals, save_head
 from pipelines._arrays import select_arrays
 from pipelines._evaluation import evaluate, write_predictions
@@ -207,7 +207,7 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         head = build_head(config.head, spec, config.head_option)
-        chosen = head.solve(train.walk(4096)) if hasattr(head, "solve") else {}
+        chosen = head.solve(train.walk(4096)) if isinstance(head, ClosedForm) else {}
         member = Member(head, config.lr or 0.0, config.weight_decay)
         fit([member], train, sources["val"], objective, _recipe(config, train), task)
     metrics = {}

@@ -141,9 +141,9 @@ def _report(classes: tuple[str, ...], target: npt.NDArray[np.int64], split: list
     seen = Counter(zip(target.tolist(), split, strict=True))
     only: dict[str, list[str]] = defaultdict(list)
     for number, label in enumerate(classes):
-        where = [name for name in SPLITS if seen[number, name]]
-        if "train" not in where or "test" not in where:
-            only[" and ".join(where)].append(repr(label))
+        found = [name for name in SPLITS if seen[number, name]]
+        if "train" not in found or "test" not in found:
+            only[" and ".join(found)].append(repr(label))
     for where, labels in only.items():
         shown = ", ".join(labels[:5]) + (", ..." if len(labels) > 5 else "")
         log.warning("%s: in %s only: %d of %d classes (%s)", spec, where, len(labels), len(classes), shown)

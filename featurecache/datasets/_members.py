@@ -79,8 +79,8 @@ def _of_tar(path: Path) -> list[Member]:
     with tarfile.open(path, "r:") as archive:
         infos = archive.getmembers()
         # tarfile takes a damaged header for the end, and would lose what follows without a word
-        archive.fileobj.seek(archive.offset)  # type: ignore[union-attr]
-        if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):  # type: ignore[union-attr]
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise DatasetError(f"{path} is damaged: no header at byte {archive.offset}. Fetch or pack it again.")
     by_name = {_relative(info.name): info for info in infos}
     found = [(_relative(info.name), _followed(info, by_name)) for info in infos if not info.isdir()]

@@ -14,6 +14,8 @@ from pipelines.objectives import Loss
 class CrossEntropy(nn.Module):
     """Mean negative log-likelihood of the targets, classes weighted by `class_weights` (C,) where given."""
 
+    class_weights: Tensor | None
+
     def __init__(self, task: Task, label_smoothing: float, class_weights: Tensor | None) -> None:
         super().__init__()
         self.task, self.label_smoothing = task, label_smoothing
@@ -23,7 +25,7 @@ class CrossEntropy(nn.Module):
         """(B, C) logits and the batch's targets -> the loss."""
         logits, targets = outputs["logits"], batch.targets
         if self.task == "classification":
-            weight = self.class_weights
+            weight: Tensor | None = self.class_weights
             loss = F.cross_entropy(logits, targets, weight=weight, label_smoothing=self.label_smoothing)
         elif self.task == "multilabel":
             loss = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
