@@ -114,6 +114,7 @@ def test_an_extension_that_died_as_it_began_is_not_begun_twice(folder, tmp_path,
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(_creation, "replace_metadata", die)
         run(config)
+    caplog.clear()
     caplog.set_level("INFO", "featurecache")
     report = run(config)
 
