@@ -94,8 +94,8 @@ class SaveFeaturesConfig:
     """Seed of the automatic split, where the data brings none."""
     on_error: Literal["stop", "skip"] = "stop"
     """What an unreadable image does: stop the run, or leave its row marked as skipped."""
-    decode_threads: int = 2
-    """Threads that decode images ahead of the model."""
+    decode_threads: int | None = None
+    """Threads that decode images; default: one for each core."""
     quiet: bool = False
     """Show no progress."""
 
@@ -104,7 +104,10 @@ class SaveFeaturesConfig:
             (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
             (self.commit_rows is None or self.commit_rows > 0, f"commit_rows must be positive, got {self.commit_rows}"),
             (self.image_size is None or self.image_size > 0, f"image_size must be positive, got {self.image_size}"),
-            (self.decode_threads > 0, f"decode_threads must be positive, got {self.decode_threads}"),
+            (
+                self.decode_threads is None or self.decode_threads > 0,
+                f"decode_threads must be positive, got {self.decode_threads}",
+            ),
         )
 
 

@@ -161,9 +161,7 @@ class Predictor:
         batches = list(grid(range(len(dataset)), batch_size))
         logits: list[Tensor] = []
         problems: dict[int, str] = {}
-        for rows, images, skipped in decoded(
-            self.backbone, dataset, batches, Stopwatch(), threads=2, on_error=on_error
-        ):
+        for rows, images, skipped in decoded(self.backbone, dataset, batches, Stopwatch(), on_error=on_error):
             outputs = self.backbone.forward(images.to(self.backbone.device), self._request)
             ids = [dataset.table.sample_id[row] for row in rows]
             kept = stored_form(outputs, self._arrays, ids, skipped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -40,10 +41,10 @@ def prepared(transform: Callable[[Image.Image], torch.Tensor], image: Image.Imag
     return torch.from_numpy(place)
 
 
-def backbone(transform: Callable[[Image.Image], torch.Tensor] | None = None) -> Backbone:
+def backbone(transform: Callable[[Image.Image], torch.Tensor] | None = None, device: str = "cpu") -> Backbone:
     return Backbone(
         name="test", module=torch.nn.Identity(), transform=transform or transform_of(), input_size=(3, SIDE, SIDE), dim=1,
-        layers=(), tokens=(), forward=lambda images, request: {}, num_logits=0, device=torch.device("cpu"), identity={},
+        layers=(), tokens=(), forward=lambda images, request: {}, num_logits=0, device=torch.device(device), identity={},
         origin={},
     )  # fmt: skip
 
@@ -57,8 +58,8 @@ def dataset(rows: int, read: Callable[[int], Image.Image] = picture) -> ImageDat
     )
 
 
-def decode(data, batches, *, threads=3, on_error="stop", transform=None):
-    return decoded(backbone(transform), data, batches, Stopwatch(), threads=threads, on_error=on_error)
+def decode(data, batches, *, threads=3, on_error="stop", transform=None, device="cpu"):
+    return decoded(backbone(transform, device), data, batches, Stopwatch(), threads=threads, on_error=on_error)
 
 
 def decoding_threads() -> list[threading.Thread]:
@@ -215,19 +216,18 @@ class TestDecoding:
     def test_no_batches_are_no_images(self):
         assert list(decode(dataset(3), [])) == []
 
-    def test_batches_are_decoded_ahead_but_no_further_than_two(self):
-        reader = Failing(set())
-        batches = list(grid(range(40), 4))
+    @pytest.mark.parametrize(("device", "ahead"), [("meta", AHEAD), ("cpu", 0)])
+    def test_batches_are_decoded_ahead_of_another_device_but_not_of_the_cores_that_decode(self, device, ahead):
+        reader, batches = Failing(set()), list(grid(range(40), 4))
 
-        running = decode(dataset(40, reader), batches)
-        next(running)
-        deadline = time.monotonic() + 5
-        while len(reader.read) < 4 * (1 + AHEAD) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(0.05)
+        with closing(decode(dataset(40, reader), batches, device=device)) as running:
+            next(running)
+            deadline = time.monotonic() + 5
+            while len(reader.read) < 4 * (1 + ahead) and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(0.05)
 
-        assert sorted(reader.read) == list(range(4 * (1 + AHEAD)))
-        running.close()
+            assert sorted(reader.read) == list(range(4 * (1 + ahead)))
 
     def test_a_batch_that_was_given_is_not_written_again(self):
         running = decode(dataset(24), list(grid(range(24), 4)))
