@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import logging
+import re
 import signal
 import sys
 import textwrap
@@ -31,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "logme": ("pipelines.rank:RankConfig", "Rank the layers of stores by how well they explain the labels."),
     "train-head": ("pipelines.train_head:TrainHeadConfig", "Train a light head on the features of a store."),
     "predict": ("pipelines.predict:PredictConfig", "Say what a trained run sees in images."),
+    "embed": ("pipelines.embed:EmbedConfig", "Write only the embeddings, as a .npy or .parquet file."),
     "demo": ("pipelines.demo:DemoConfig", "Run the whole pipeline once, with no download."),
     "info": ("pipelines.inspect:InfoConfig:info", "Say what a store or a run holds."),
     "list": ("pipelines.inspect:ListConfig:list_names", "List data sets, backbones, heads and store formats."),
@@ -48,7 +50,7 @@ class Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        name = cmd_name.replace("_", "-")
+        name = _plain(cmd_name)
         return _command(name) if name in VERBS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -74,7 +76,11 @@ class Verbs(click.Group):
             sys.exit(75)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+def _plain(name: str) -> str:
+    return name.replace("_", "-")
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _plain})
 @click.version_option(package_name="featurecache")
 def main() -> None:
     """Run frozen foundation models once; train everything else from what they gave."""
@@ -243,6 +249,37 @@ def _show(report: Any, as_json: bool) -> None:
             console.print(shown)
         for note in table.notes:
             console.print(note, markup=False)
+
+
+OLD_NAMES = {"--model-class": "--backbone", "--save-path": "--out", "--dataset": ""}
+"""Options of the papers' scripts -> ours; "" is the positional data set."""
+
+
+def translated(arguments: list[str]) -> list[str]:
+    """Return the arguments of the papers' `save_features.py` in our names; a --save_path without suffix names a .zarr."""
+    words = [part for argument in arguments for part in _halves(argument)]
+    found = [OLD_NAMES.get(_plain(word), word) if word.startswith("--") else word for word in words]
+    for place in range(len(words) - 1):
+        if _plain(words[place]) == "--save-path" and not Path(words[place + 1]).suffix:
+            found[place + 1] = f"{words[place + 1]}.zarr"
+    return [word for word in found if word]
+
+
+def _halves(argument: str) -> list[str]:
+    name, sign, value = argument.partition("=")
+    return [name, value] if sign and _plain(name) in OLD_NAMES else [argument]
+
+
+def score_model(arguments: list[str]) -> None:
+    """Run the verb `logme`; with the papers' `--model_class X --dataset Y`, extract X over Y into ./Y-X.zarr first."""
+    words = translated(arguments)
+    if "--backbone" not in words:
+        main(["logme", *words])
+        return
+    asked = _command("extract-features").make_context("logme.py", list(words)).params
+    out = re.sub(r"[^\w.-]", "_", f"{Path(asked['data'] or '').stem}-{asked['backbone']}") + ".zarr"
+    main(["extract-features", *words, "--out", out], standalone_mode=False)
+    main(["logme", out])
 
 
 if __name__ == "__main__":

@@ -395,4 +395,4 @@ def _blocks(features: Any, targets: NDArray[Any]) -> list[slice]:
 if __name__ == "__main__":
     import cli
 
-    cli.main(["logme", *sys.argv[1:]])
+    cli.score_model(sys.argv[1:])

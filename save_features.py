@@ -363,4 +363,4 @@ def score_array(store: FeatureStore, spec: ArraySpec, rows: npt.NDArray[np.int64
 if __name__ == "__main__":
     import cli
 
-    cli.main(["extract-features", *sys.argv[1:]])
+    cli.main(["extract-features", *cli.translated(sys.argv[1:])])
