@@ -121,7 +121,6 @@ def test_an_interrupt_commits_what_is_complete_and_says_how_to_go_on(forks, fold
     process = forks.start(call(folder, out, "--commit-rows", str(ROWS)), printed)
     chunk = out / "embedding/c/0/0/0"
     until(lambda: chunk.exists() and chunk.stat().st_size > 0, process)
-    time.sleep(0.2)
     os.kill(process, sent)
 
     assert forks.wait(process) == 75
@@ -138,9 +137,13 @@ def test_two_writers_at_once_are_one_writer_and_one_refusal(forks, folder, tmp_p
     out, first_said, second_said = tmp_path / "x.zarr", tmp_path / "first.txt", tmp_path / "second.txt"
     first = forks.start(call(folder, out), first_said)
     until(lambda: commits(out) > 1, first)
-    second = forks.start(call(folder, out), second_said)
+    os.kill(first, signal.SIGSTOP)  # so that it cannot be done before the second one looks
+    try:
+        refused = forks.wait(forks.start(call(folder, out), second_said))
+    finally:
+        os.kill(first, signal.SIGCONT)
 
-    assert forks.wait(second) == 1
+    assert refused == 1
     assert re.search(rf"is being written by process {first} on \S+, for \d+ s\. Wait for it", second_said.read_text())
     assert forks.wait(first) == 0
 
