@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "embed": ("pipelines.embed:EmbedConfig", "Write only the embeddings, as a .npy or .parquet file."),
     "demo": ("pipelines.demo:DemoConfig", "Run the whole pipeline once, with no download."),
     "info": ("pipelines.inspect:InfoConfig:info", "Say what a store or a run holds."),
+    "doctor": ("pipelines.doctor:DoctorConfig", "Say what this machine has for the work, and what is wrong with it."),
     "list": ("pipelines.inspect:ListConfig:list_names", "List data sets, backbones, heads and store formats."),
 }
 """Verb -> (module:Config[:function], help). The function (default `run`) takes the config and returns a report."""
