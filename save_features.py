@@ -25,10 +25,10 @@ import logme
 from featurecache.backbones import Backbone, BackboneOptions, load_backbone
 from featurecache.casting import as_numbers, stored_form
 from featurecache.checks import check
-from featurecache.datasets import ImageDataset, open_dataset
+from featurecache.datasets import Fingerprint, ImageDataset, open_dataset
 from featurecache.devices import default_precision, environment, resolve_device
 from featurecache.errors import StoreContentsError
-from featurecache.features import ArraySpec, Header, parse_layer_array
+from featurecache.features import ArraySpec, Header, Task, parse_layer_array
 from featurecache.files import json_bytes, write_atomic
 from featurecache.progress import Bar, Stopwatch
 from featurecache.provenance import note
@@ -92,6 +92,10 @@ class SaveFeaturesConfig:
     """Commit at least every so many rows (rounded up to the batch grid); default: every 30 seconds."""
     split_seed: int = 0
     """Seed of the automatic split, where the data brings none."""
+    task: Task | None = None
+    """How the labels of a manifest are read: classification, multilabel or regression; default: as they look."""
+    fingerprint: Fingerprint = "sizes"
+    """What recognises the data besides ids and labels: sizes of the files, content (reads them all once), or names."""
     on_error: Literal["stop", "skip"] = "stop"
     """What an unreadable image does: stop the run, or leave its row marked as skipped."""
     decode_threads: int | None = None
@@ -172,7 +176,7 @@ def run(config: SaveFeaturesConfig) -> ExtractionReport:
     """Extract, or go on where an earlier run of the same command stopped."""
     format_of(config.out)  # what cannot be written is told before a backbone is built
     held = open_store(config.out).header if config.out.exists() else None
-    dataset = open_dataset(config.data, split_seed=config.split_seed)
+    dataset = open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
     backbone = load_backbone(config.backbone, backbone_options(config))
     request = requested(backbone, config.layers, config.tokens, logits=config.logits)
     wanted = header_of(backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size)

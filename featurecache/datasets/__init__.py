@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy.typing as npt
 
@@ -24,6 +24,9 @@ DATASETS = Registry("data set", "featurecache.datasets")
 
 SPLITS = ("train", "val", "test")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+
+Fingerprint = Literal["sizes", "content", "names"]
+"""What the digest of a data set covers besides ids and targets: the size of every file, its bytes, or neither."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -68,27 +71,33 @@ class ImageDataset:
 class OpenDataset(Protocol):
     """What `open` in every file of this room must accept."""
 
-    def __call__(self, spec: str, *, split_seed: int = 0) -> ImageDataset:
+    def __call__(
+        self, spec: str, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes"
+    ) -> ImageDataset:
         """Open the data set that `spec` (without the prefix) names.
 
         Raises:
             DatasetNotFoundError: nothing is there.
-            DatasetError: it cannot be a data set; the message lists every problem found.
+            DatasetError: it cannot be a data set, or not one of that task; the message lists every problem found.
         """
 
 
-def open_dataset(spec: str | Path, *, split_seed: int = 0) -> ImageDataset:
+def open_dataset(
+    spec: str | Path, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes"
+) -> ImageDataset:
     """Open `spec`: a folder, a `.zip`/`.tar` of one, or `NAME[:ARGUMENT]` for a file of this room.
 
-    Rows without a split are divided 80/20 into train and test by a digest of the sample id, and 10 % of train becomes
-    val likewise. Adding samples moves none of the others, but one: a class whose every sample would be drawn keeps one in
-    train, and that one may leave it when the class grows.
+    Rows without a split are divided 80/20 into train and test by a digest of the sample id (of the group where there is
+    one), and 10 % of train becomes val likewise. Adding samples moves none of the others, but one: a class whose every
+    sample (or group) would be drawn keeps one in train, and that one may leave it when the class grows.
+    `task` says how labels are read where they could be read in several ways; None: as they look.
+    `fingerprint` "content" reads every file once, "names" looks at none; the identity says which, if not "sizes".
 
     Raises:
         DatasetNotFoundError, DatasetError, UnknownNameError.
     """
     name, argument = _resolve(str(spec))
-    opened: ImageDataset = DATASETS.load(name).open(argument, split_seed=split_seed)
+    opened: ImageDataset = DATASETS.load(name).open(argument, split_seed=split_seed, task=task, fingerprint=fingerprint)
     return opened
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from os.path import splitext
 
 import numpy as np
-import numpy.typing as npt
-from PIL.Image import Image
 
-from featurecache.datasets import SPLITS, ImageDataset, RowTable
-from featurecache.datasets._splits import VAL_SHARE, automatic, draw_from
+from featurecache.datasets import Fingerprint, ImageDataset, RowTable
+from featurecache.datasets._fingerprint import Reader, check_one_class, fingerprint_of, measured
+from featurecache.datasets._splits import divided, report_gaps
 from featurecache.errors import DatasetError
-
-log = logging.getLogger("featurecache")
+from featurecache.features import Task
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 SPLIT_FOLDERS = {
@@ -46,13 +41,17 @@ def dataset_of(
     name: str,
     spec: str,
     split_seed: int,
-    reader: Callable[[list[str]], Callable[[int], Image]],
+    task: Task | None,
+    fingerprint: Fingerprint,
+    reader: Callable[[list[str]], Reader],
 ) -> ImageDataset:
     """Return the data set of (relative path, size) pairs; `reader` makes `read` from the paths in row order.
 
     Raises:
-        DatasetError: there is no image, a name is not text, or the folders mix several layouts.
+        DatasetError: there is no image, a name is not text, the folders mix several layouts, or folders cannot give
+            labels of that task.
     """
+    check_one_class(task, spec)
     found = sorted(files)
     paths = [path for path, _ in found]
     _check_paths(paths, spec)
@@ -60,23 +59,25 @@ def dataset_of(
     classes = tuple(sorted({label for label in labels if label is not None}))
     number = {label: i for i, label in enumerate(classes)}
     target = np.array([-1 if label is None else number[label] for label in labels], dtype=np.int64)
-    split, rule = _splits(paths, given, target, split_seed)
+    blank = [""] * len(paths)
+    split, rule = divided(paths, blank, given, target, split_seed)
     if classes:
-        _report(classes, target, split, spec)
-    table = RowTable(sample_id=paths, target=target, split=split, domain=[""] * len(paths), group=[""] * len(paths))
+        report_gaps(classes, target, split, spec)
+    read = reader(paths)
+    measures = measured(fingerprint, [size for _, size in found], read)
     identity = {
         "name": name,
-        "fingerprint": fingerprint(found, target, classes),
+        "fingerprint": fingerprint_of(fingerprint, paths, measures, target, classes),
         "rows": len(paths),
         "split_rule": rule,
     }
     return ImageDataset(
         name=name,
         spec=spec,
-        table=table,
+        table=RowTable(sample_id=paths, target=target, split=split, domain=blank, group=blank),
         class_names=classes,
         task="classification",
-        read=reader(paths),
+        read=read,
         identity=identity,
     )
 
@@ -121,38 +122,3 @@ def _arranged(paths: list[str], spec: str) -> tuple[list[str] | None, list[str |
             "Put every image into a class folder, or none."
         )
     return ([SPLIT_FOLDERS[p[0].lower()] for p in parts] if has_splits else None), labels
-
-
-def _splits(
-    paths: list[str], given: list[str] | None, target: npt.NDArray[np.int64], seed: int
-) -> tuple[list[str], str]:
-    if given is None and (target < 0).all():
-        return [""] * len(paths), "none"
-    if given is None:
-        return automatic(paths, target, seed), f"digest 80/20, val 10 % of train, seed {seed}"
-    if "val" in given or (target < 0).all():
-        return given, "folders"
-    draw_from(given, "train", "val", paths, target, seed, VAL_SHARE)
-    return given, f"folders, val 10 % of train, seed {seed}"
-
-
-def _report(classes: tuple[str, ...], target: npt.NDArray[np.int64], split: list[str], spec: str) -> None:
-    """Warn of the classes that cannot be learned or cannot be tested, one line for each set of splits."""
-    seen = Counter(zip(target.tolist(), split, strict=True))
-    only: dict[str, list[str]] = defaultdict(list)
-    for number, label in enumerate(classes):
-        found = [name for name in SPLITS if seen[number, name]]
-        if "train" not in found or "test" not in found:
-            only[" and ".join(found)].append(repr(label))
-    for where, labels in only.items():
-        shown = ", ".join(labels[:5]) + (", ..." if len(labels) > 5 else "")
-        log.warning("%s: in %s only: %d of %d classes (%s)", spec, where, len(labels), len(classes), shown)
-
-
-def fingerprint(files: list[tuple[str, int]], target: npt.NDArray[np.int64], classes: tuple[str, ...]) -> str:
-    """Return a digest over ids, sizes, targets and class names, in row order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for (path, size), label in zip(files, target.tolist(), strict=True):
-        digest.update(f"{path}\0{size}\0{label}\n".encode())
-    digest.update("\0".join(classes).encode())
-    return digest.hexdigest()

@@ -2,15 +2,89 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from featurecache.datasets import SPLITS
+from featurecache.errors import DatasetError
 from featurecache.seeding import unit_interval
 
+log = logging.getLogger("featurecache")
+
 TEST_SHARE, VAL_SHARE = 0.2, 0.1
+
+
+def divided(
+    ids: Sequence[str],
+    groups: Sequence[str],
+    given: Sequence[str] | None,
+    classes: npt.NDArray[np.int64],
+    seed: int,
+    *,
+    by: str = "folders",
+) -> tuple[list[str], str]:
+    """Return the split of every row, and the rule in words; `by` says what gave the splits that are `given`.
+
+    `classes` (N,) is -1 where a row has no label. A row of a group goes where the digest of its group leads, so no group
+    is ever in two splits.
+
+    Raises:
+        DatasetError: the given splits divide a group. What is learned from one half would be asked of the other, and the
+            measure would flatter; that is what groups are named for, so this is refused and not merely reported.
+    """
+    keys = [group or name for name, group in zip(ids, groups, strict=True)]
+    grouped = any(groups)
+    if given is None and (classes < 0).all():
+        return [""] * len(keys), "none"
+    if given is None:
+        rule = f"digest{' of the group' if grouped else ''} 80/20, val 10 % of train, seed {seed}"
+        return automatic(keys, classes, seed), rule
+    split = list(given)
+    _check_groups(groups, split)
+    if "val" in split or (classes < 0).all():
+        return split, by
+    draw_from(split, "train", "val", keys, classes, seed, VAL_SHARE)
+    return split, f"{by}, val 10 % of train{' by group' if grouped else ''}, seed {seed}"
+
+
+def _check_groups(groups: Sequence[str], split: Sequence[str]) -> None:
+    places: dict[str, set[str]] = defaultdict(set)
+    for group, name in zip(groups, split, strict=True):
+        if group and name:
+            places[group].add(name)
+    divided_ones = [(group, sorted(names)) for group, names in places.items() if len(names) > 1]
+    if divided_ones:
+        shown = "; ".join(f"{group!r} in {' and '.join(names)}" for group, names in divided_ones[:5])
+        raise DatasetError(
+            f"the given splits divide {len(divided_ones)} groups, and samples of a group must stay together: {shown}. "
+            "Correct the splits, leave them out (they are then drawn by group), or leave the groups out."
+        )
+
+
+def report_gaps(class_names: Sequence[str], target: npt.NDArray[np.generic], split: Sequence[str], spec: str) -> None:
+    """Warn of the classes that have no image, cannot be learned or cannot be tested, one line for each set of splits."""
+    where = np.asarray(split)
+    counts = {name: per_class(target[where == name], len(class_names)) for name in SPLITS}
+    only: dict[str, list[str]] = defaultdict(list)
+    for number, label in enumerate(class_names):
+        found = [name for name in SPLITS if counts[name][number]]
+        if "train" not in found or "test" not in found:
+            only[f"in {' and '.join(found)} only" if found else "in no split"].append(repr(label))
+    for place, labels in only.items():
+        shown = ", ".join(labels[:5]) + (", ..." if len(labels) > 5 else "")
+        log.warning("%s: %s: %d of %d classes (%s)", spec, place, len(labels), len(class_names), shown)
+
+
+def per_class(target: npt.NDArray[np.generic], classes: int) -> npt.NDArray[np.int64]:
+    """Return (C,) how many rows are of each class, from (N,) class numbers, -1 for none, or (N, C) 0 and 1."""
+    if target.ndim == 2:
+        return np.asarray(target.astype(np.int64).sum(0))
+    numbers = target.astype(np.int64)
+    return np.bincount(numbers[numbers >= 0], minlength=classes)
 
 
 def automatic(keys: Sequence[str], classes: npt.NDArray[np.int64], seed: int) -> list[str]:

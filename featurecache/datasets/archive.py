@@ -8,11 +8,12 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from featurecache.datasets import ImageDataset
+from featurecache.datasets import Fingerprint, ImageDataset
 from featurecache.datasets._decoding import check_size, decode
 from featurecache.datasets._layout import SPLIT_FOLDERS, dataset_of, is_image
 from featurecache.datasets._members import Member, content, members
 from featurecache.errors import DatasetError, DatasetNotFoundError, UnreadableSampleError
+from featurecache.features import Task
 
 SUFFIXES = (".zip", ".tar")
 
@@ -27,18 +28,23 @@ class ArchiveReader:
 
     def __call__(self, row: int) -> Image:
         """Return the RGB picture of one row."""
+        return decode(self.content(row), self.paths[row])
+
+    def content(self, row: int) -> bytes:
+        """Return the unpacked bytes of one member."""
         member, sample_id = self.members[row], self.paths[row]
         check_size(max(member.size, member.packed), sample_id)
         try:
-            found = content(self.path, member)
+            return content(self.path, member)
         except OSError as error:
             raise UnreadableSampleError(sample_id, error.strerror or str(error)) from None
         except ValueError as error:
             raise UnreadableSampleError(sample_id, str(error)) from None
-        return decode(found, sample_id)
 
 
-def open(spec: str, *, split_seed: int = 0) -> ImageDataset:
+def open(
+    spec: str, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes"
+) -> ImageDataset:
     """Open the archive at the path `spec`; a single folder around everything is not part of the sample ids."""
     path = Path(spec).expanduser().resolve()
     if not path.is_file():
@@ -53,6 +59,8 @@ def open(spec: str, *, split_seed: int = 0) -> ImageDataset:
         name=path.name.removesuffix(path.suffix) if path.suffix.lower() in SUFFIXES else path.name,
         spec=str(path),
         split_seed=split_seed,
+        task=task,
+        fingerprint=fingerprint,
         reader=lambda paths: ArchiveReader(path, [files[name] for name in paths], paths),
     )
 

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from featurecache.datasets import ImageDataset, RowTable
-from featurecache.datasets._layout import fingerprint
+from featurecache.datasets import Fingerprint, ImageDataset, RowTable
+from featurecache.datasets._fingerprint import check_one_class, fingerprint_of, measured
 from featurecache.datasets._splits import automatic
 from featurecache.errors import DatasetError
+from featurecache.features import Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,11 +25,18 @@ class DigitsReader:
         """Return the RGB picture of one row, bright ink on black."""
         return Image.fromarray(self.pixels[row]).convert("RGB")
 
+    def content(self, row: int) -> bytes:
+        """Return the pixels of one row."""
+        return bytes(self.pixels[row].tobytes())
 
-def open(spec: str, *, split_seed: int = 0) -> ImageDataset:
+
+def open(
+    spec: str, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes"
+) -> ImageDataset:
     """Open the digits; `spec` must be empty."""
     if spec:
         raise DatasetError(f"digits takes no argument, got {spec!r}")
+    check_one_class(task, "digits")
     from sklearn.datasets import load_digits
 
     images, target = load_digits(return_X_y=True)
@@ -38,13 +46,15 @@ def open(spec: str, *, split_seed: int = 0) -> ImageDataset:
     ids = [f"digits/{row:04d}" for row in range(len(target))]
     split = automatic(ids, target, split_seed)
     table = RowTable(sample_id=ids, target=target, split=split, domain=[""] * len(ids), group=[""] * len(ids))
+    read = DigitsReader(pixels)
+    measures = measured(fingerprint, [64] * len(ids), read)
     identity = {
         "name": "digits",
-        "fingerprint": fingerprint([(name, 64) for name in ids], target, names),
+        "fingerprint": fingerprint_of(fingerprint, ids, measures, target, names),
         "rows": len(ids),
         "split_rule": f"digest 80/20, val 10 % of train, seed {split_seed}",
     }
     return ImageDataset(
         name="digits", spec="digits", table=table, class_names=names, task="classification",
-        read=DigitsReader(pixels), identity=identity,
+        read=read, identity=identity,
     )  # fmt: skip

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from featurecache.datasets import ImageDataset
+from featurecache.datasets import Fingerprint, ImageDataset
 from featurecache.datasets._decoding import check_size, decode
 from featurecache.datasets._layout import dataset_of, is_hidden, is_image
 from featurecache.errors import DatasetError, DatasetNotFoundError, UnreadableSampleError
+from featurecache.features import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +25,24 @@ class FolderReader:
 
     def __call__(self, row: int) -> Image:
         """Return the RGB picture of one row."""
+        return decode(self.content(row), self.paths[row])
+
+    def content(self, row: int) -> bytes:
+        """Return the bytes of one file."""
         sample_id = self.paths[row]
         try:
             with (self.root / sample_id).open("rb") as file:
                 check_size(os.fstat(file.fileno()).st_size, sample_id)
-                content = file.read()
+                return file.read()
         except UnreadableSampleError:
             raise
         except OSError as error:
             raise UnreadableSampleError(sample_id, error.strerror or str(error)) from None
-        return decode(content, sample_id)
 
 
-def open(spec: str, *, split_seed: int = 0) -> ImageDataset:
+def open(
+    spec: str, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes"
+) -> ImageDataset:
     """Open the folder at the path `spec`."""
     root = Path(spec).expanduser().resolve()
     if not root.is_dir():
@@ -44,7 +50,7 @@ def open(spec: str, *, split_seed: int = 0) -> ImageDataset:
             f"{spec} is not a folder. Name a folder of class folders, a .zip or .tar of one, or digits."
         )
     try:
-        files = list(_scan(str(root), "", (_place(str(root)),)))
+        files = list(_scan(str(root), "", (_place(str(root)),), sizes=fingerprint == "sizes"))
     except OSError as error:
         raise DatasetError(
             f"cannot list {error.filename}: {error.strerror}. Make it readable, or move it away."
@@ -54,12 +60,17 @@ def open(spec: str, *, split_seed: int = 0) -> ImageDataset:
         name=root.name,
         spec=str(root),
         split_seed=split_seed,
+        task=task,
+        fingerprint=fingerprint,
         reader=lambda paths: FolderReader(root, paths),
     )
 
 
-def _scan(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int]]:
-    """Yield (path relative to the root, size) of the images in `folder`; `above` are the places of the folders around."""
+def _scan(folder: str, below: str, above: tuple[tuple[int, int], ...], *, sizes: bool) -> Iterator[tuple[str, int]]:
+    """Yield (path relative to the root, size) of the images in `folder`; `above` are the places of the folders around.
+
+    Without `sizes` every size is -1 and no file is looked at: the listing of a folder tells what is a file.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_hidden(entry.name):
@@ -68,9 +79,9 @@ def _scan(folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterat
                 place = _place(entry.path)
                 if place in above:
                     raise DatasetError(f"{entry.path} is a link to a folder that holds it. Remove the link.")
-                yield from _scan(entry.path, f"{below}{entry.name}/", (*above, place))
+                yield from _scan(entry.path, f"{below}{entry.name}/", (*above, place), sizes=sizes)
             elif is_image(entry.name) and (entry.is_file() or entry.is_symlink()):
-                yield below + entry.name, _size(entry)
+                yield below + entry.name, _size(entry) if sizes else -1
 
 
 def _size(entry: os.DirEntry[str]) -> int:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from featurecache.datasets import open_dataset
-from featurecache.datasets._splits import TEST_SHARE, automatic
+from featurecache.datasets._splits import TEST_SHARE, automatic, divided
+from featurecache.errors import DatasetError
 from featurecache.seeding import unit_interval
 from tests.featurecache.datasets.pictures import as_folder, encoded, tree
 
@@ -128,3 +129,66 @@ def test_flat_split_folders_are_unlabelled_but_keep_their_splits(tmp_path):
 
 def columns(dataset):
     return dataset.table.sample_id, dataset.table.split
+
+
+def grouped(groups: int, each: int) -> tuple[list[str], list[str], np.ndarray]:
+    """Return ids, groups and classes of `each` samples in every group; a group holds samples of all classes."""
+    where = [g for g in range(groups) for _ in range(each)]
+    names = [f"{g}/{i % each}.jpg" for i, g in enumerate(where)]
+    return names, [f"patient {g}" for g in where], np.arange(len(names)) % 3
+
+
+def test_no_group_is_ever_in_two_splits():
+    names, groups, classes = grouped(200, 7)
+
+    split, rule = divided(names, groups, None, classes, seed=0)
+
+    assert len(set(zip(groups, split, strict=True))) == 200
+    assert set(split) == {"train", "val", "test"}
+    assert rule == "digest of the group 80/20, val 10 % of train, seed 0"
+
+
+def test_samples_added_to_old_and_new_groups_move_nobody_and_divide_no_group():
+    names, groups, classes = grouped(100, 4)
+    before = dict(zip(names, divided(names, groups, None, classes, seed=0)[0], strict=True))
+    more_ids, more_groups, more_classes = grouped(160, 9)
+    fresh = [i for i, name in enumerate(more_ids) if name not in before]
+    names += [more_ids[i] for i in fresh]
+    groups += [more_groups[i] for i in fresh]
+
+    split, _ = divided(names, groups, None, np.append(classes, more_classes[fresh]), seed=0)
+
+    after = dict(zip(names, split, strict=True))
+    assert len(after) == 160 * 9
+    assert {name: after[name] for name in before} == before
+    assert len(set(zip(groups, split, strict=True))) == 160
+
+
+def test_a_sample_without_group_goes_where_its_own_digest_leads():
+    names, classes = ids(3, 100)
+    groups = [f"g{i % 9}" if i % 2 else "" for i in range(300)]
+
+    alone, _ = divided(names, [""] * 300, None, classes, seed=0)
+    mixed, _ = divided(names, groups, None, classes, seed=0)
+
+    assert mixed[::2] == alone[::2]
+
+
+def test_val_is_drawn_from_a_given_train_by_group():
+    names, groups, classes = grouped(100, 5)
+    given = ["test" if int(group.split()[1]) % 5 == 0 else "train" for group in groups]
+
+    split, rule = divided(names, groups, given, classes, seed=0, by="given")
+
+    assert len(set(zip(groups, split, strict=True))) == 100
+    assert {(a, b) for a, b in zip(given, split, strict=True)} == {
+        ("test", "test"), ("train", "train"), ("train", "val")
+    }  # fmt: skip
+    assert rule == "given, val 10 % of train by group, seed 0"
+
+
+def test_given_splits_that_divide_a_group_are_refused_with_the_groups():
+    with pytest.raises(
+        DatasetError, match=r"divide 1 groups, .*: 'ann' in test and train\. Correct the splits, leave them out"
+    ):
+        divided(["1", "2", "3"], ["ann", "ann", "bob"], ["train", "test", "test"], np.zeros(3, np.int64), seed=0)
