@@ -48,7 +48,7 @@ class Request:
     layers: tuple[int, ...] = ()
     """Layer indices, ascending."""
     tokens: tuple[str, ...] = ()
-    """Kinds: "cls", "mean", "patch-grid:K"; one set of arrays each."""
+    """Kinds: "cls", "mean", "patch-grid:K", "all", "register"; one set of arrays each."""
     embedding: bool = True
     logits: bool = False
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from featurecache.backbones import BackboneOptions, Request
 from featurecache.backbones._arithmetic import arithmetic
-from featurecache.backbones._tokens import Stream, final_norm, token
+from featurecache.backbones._tokens import Prefix, Stream, final_norm, token
 from featurecache.errors import BackboneError
 from featurecache.features import Layer, layer_array
 
@@ -40,17 +40,22 @@ class Taker:
         arguments = inspect.signature(module.forward_intermediates).parameters
         prefix_count = int(getattr(module, "num_prefix_tokens", 0) or 0)
         gives_prefix = "return_prefix_tokens" in arguments and prefix_count > 0
-        self.has_class_token = gives_prefix and _has_class_token(module)
+        self.prefix = _prefix(module) if gives_prefix else Prefix()
         self.settings = {"norm": False, "output_fmt": "NCHW"} | ({"return_prefix_tokens": True} if gives_prefix else {})
         self.sizes: list[tuple[int, int]] = []
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of token that can be had; the first is the default."""
-        return ("cls", "mean", "patch-grid:4") if self.has_class_token else ("mean", "patch-grid:4")
+        single = ("cls",) if self.prefix.has_class else ()
+        return (*single, "mean", "patch-grid:4", "all", *(("register",) if self.prefix.registers else ()))
 
     def __call__(self, images: Tensor, request: Request) -> dict[str, Tensor]:
-        """Return array name -> float32 features; (B, D) for embedding, cls and mean, (B, K*K, D) for grids."""
+        """Return array name -> float32 features; (B, D) for embedding, cls and mean, (B, T, D) for several tokens.
+
+        Raises:
+            BackboneError: a kind of token or an array that this model does not have.
+        """
         with torch.inference_mode(), arithmetic(self.precision, images.device):
             return {name: values.float() for name, values in self._features(images, request).items()}
 
@@ -82,7 +87,7 @@ class Taker:
         patches, prefix = (output[0], output[1]) if isinstance(output, (tuple, list)) else (output, None)
         width = patches.shape[1] if patches.ndim == 4 else patches.shape[-1]
         norm = self.norm if self._is_normed(width) else None
-        return Stream(patches, prefix if self.has_class_token else None, size, norm)
+        return Stream(patches, prefix, self.prefix, size, norm)
 
     def _is_normed(self, width: int) -> bool:
         return self.norm is not None and width == self.norm_width
@@ -184,6 +189,13 @@ def _pooled_width(embedding: Tensor, kind: str) -> int:
     return int(embedding.shape[1])
 
 
-def _has_class_token(module: nn.Module) -> bool:
-    holders = (module, getattr(module, "embeds", None))  # NaFlexViT keeps its tokens in its embedding module
-    return any(getattr(holder, "cls_token", None) is not None for holder in holders if holder is not None)
+def _prefix(module: nn.Module) -> Prefix:
+    registers = _held(module, "reg_token")
+    return Prefix(_held(module, "cls_token") is not None, 0 if registers is None else int(registers.shape[1]))
+
+
+def _held(module: nn.Module, name: str) -> Tensor | None:
+    """Return a token's parameter; NaFlexViT keeps its tokens in its embedding module."""
+    holders = (module, getattr(module, "embeds", None))
+    found: list[Tensor] = [value for holder in holders if (value := getattr(holder, name, None)) is not None]
+    return found[0] if found else None

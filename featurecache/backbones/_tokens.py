@@ -1,21 +1,35 @@
-"""From the stream of a layer to the features that are kept: norm, then class token, patch mean or grid of cell means."""
+"""From the stream of a layer to the features that are kept: norm, then single tokens, all of them, or means of patches."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurecache.errors import BackboneError
 
+KNOWN = "cls, register, mean, all, patch-grid:K with K such as 4"
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Which tokens stand before the patches of a model: its class token first, its registers last."""
+
+    has_class: bool = False
+    registers: int = 0
+
 
 class Stream:
     """The output of one layer. The norm is applied to no token that is not asked for."""
 
-    def __init__(self, output: Tensor, prefix: Tensor | None, size: tuple[int, int], norm: nn.Module | None) -> None:
-        """Keep `output`, (B, D, H, W) or (B, H*W, D) with `size` (H, W), and `prefix`, (B, P, D) class and registers."""
-        self.output, self.prefix, self.size, self.norm = output, prefix, size, norm
+    def __init__(
+        self, output: Tensor, prefix: Tensor | None, kinds: Prefix, size: tuple[int, int], norm: nn.Module | None
+    ) -> None:
+        """Keep `output`, (B, D, H, W) or (B, H*W, D) with `size` (H, W), and `prefix`, (B, P, D) made of `kinds`."""
+        self.output, self.prefix, self.kinds, self.size, self.norm = output, prefix, kinds, size, norm
 
     @cached_property
     def patches(self) -> Tensor:
@@ -35,10 +49,27 @@ class Stream:
         Raises:
             BackboneError: there is none.
         """
-        if self.prefix is None:
+        if self.prefix is None or not self.kinds.has_class:
             raise BackboneError("this model has no class token, so --tokens cls cannot be had. Give --tokens mean.")
-        token = self.prefix[:, 0]
-        return token if self.norm is None else self.norm(token)
+        return self._normed(self.prefix[:, 0])
+
+    def registers(self) -> Tensor:
+        """(B, R, D).
+
+        Raises:
+            BackboneError: there is none.
+        """
+        if self.prefix is None or not self.kinds.registers:
+            raise BackboneError("this model has no registers, so --tokens register cannot be had. Leave it out.")
+        return self._normed(self.prefix[:, -self.kinds.registers :])
+
+    def all(self) -> Tensor:
+        """(B, T, D) what stands before the patches, then these row by row: the order of the model itself."""
+        patches = self.patches.flatten(2).transpose(1, 2) if self.patches.ndim == 4 else self.patches
+        return patches if self.prefix is None else torch.cat([self._normed(self.prefix), patches], 1)
+
+    def _normed(self, tokens: Tensor) -> Tensor:
+        return tokens if self.norm is None else self.norm(tokens)
 
     def mean(self) -> Tensor:
         """(B, D) mean of the patch tokens."""
@@ -57,8 +88,8 @@ def takes_maps(norm: nn.Module) -> bool:
 
 
 def final_norm(module: nn.Module) -> tuple[str, nn.Module | None, int]:
-    """Return (name, norm, width) of a model's final norm: `norm`, or `fc_norm` where that is the identity, or none."""
-    for name in ("norm", "fc_norm"):
+    """Return (name, norm, width) of a model's final norm: `norm`, `fc_norm` where that is the identity, CLIP's `ln_post`."""
+    for name in ("norm", "fc_norm", "ln_post"):
         norm = getattr(module, name, None)
         if not isinstance(norm, nn.Module) or isinstance(norm, (nn.Identity, nn.ModuleList)):
             continue
@@ -69,16 +100,17 @@ def final_norm(module: nn.Module) -> tuple[str, nn.Module | None, int]:
 
 
 def token(kind: str, stream: Stream) -> Tensor:
-    """Return the features of one kind: "cls" and "mean" (B, D), "patch-grid:K" (B, K*K, D) row major.
+    """Return the features of one kind.
+
+    "cls" and "mean" are (B, D), "register" (B, R, D), "all" (B, T, D), "patch-grid:K" (B, K*K, D) row major.
 
     Raises:
-        BackboneError: no such kind, or a class token of a model that has none.
+        BackboneError: no such kind, or a class token or registers of a model that has none.
     """
-    if kind == "mean":
-        return stream.mean()
-    if kind == "cls":
-        return stream.class_token()
+    makers = {"cls": stream.class_token, "register": stream.registers, "mean": stream.mean, "all": stream.all}
+    if kind in makers:
+        return makers[kind]()
     name, _, cells = kind.partition(":")
     if name == "patch-grid" and cells.isdigit() and int(cells) > 0:
         return stream.cells(int(cells))
-    raise BackboneError(f"there is no kind of token called {kind!r}. Known: cls, mean, patch-grid:K with K such as 4.")
+    raise BackboneError(f"there is no kind of token called {kind!r}. Known: {KNOWN}.")

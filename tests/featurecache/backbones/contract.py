@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from featurecache.backbones import Backbone, BackboneOptions, Request, load_backbone
 from featurecache.errors import BackboneError
 from featurecache.features import layer_array
-from tests.featurecache.backbones.second_route import embedding_of, features_of, images_for
+from tests.featurecache.backbones.second_route import embedding_of, features_of, images_for, registers_of
 
 CELLS = 3
 """Divides few map sides, so that the overlapping cells of a grid are tested too."""
@@ -121,9 +121,12 @@ class BackboneContract(EmbeddingContract):
     def test_every_array_asked_for_comes_in_its_shape(self, backbone, features, everything):
         expected = {"embedding": (2, backbone.dim)}
         expected |= {"logits": (2, backbone.num_logits)} if everything.logits else {}
+        tails = {"patch-grid": (CELLS * CELLS,), "register": (registers_of(backbone.module),), "all": None}
         for layer in backbone.layers:
-            expected[layer_array("patch-grid", layer.index)] = (2, CELLS * CELLS, layer.width)
-            expected |= {layer_array(kind, layer.index): (2, layer.width) for kind in everything.tokens[:-1]}
+            for kind in (token.partition(":")[0] for token in everything.tokens):
+                name = layer_array(kind, layer.index)
+                tail = tails.get(kind, ())
+                expected[name] = (2, *(features[name].shape[1:2] if tail is None else tail), layer.width)
 
         assert {name: tuple(values.shape) for name, values in features.items()} == expected
         assert {values.dtype for values in features.values()} == {torch.float32}
@@ -173,8 +176,8 @@ class BackboneContract(EmbeddingContract):
             torch.testing.assert_close(values, features[name][1:], rtol=1e-3, atol=1e-4)
 
     def test_a_kind_of_token_that_does_not_exist_is_refused_with_the_known(self, backbone, images):
-        with pytest.raises(BackboneError, match="no kind of token called 'register'. Known: cls, mean, patch-grid:K"):
-            backbone.forward(images, Request((0,), ("register",), embedding=False))
+        with pytest.raises(BackboneError, match="no kind of token called 'patches'. Known: cls, register, mean, all"):
+            backbone.forward(images, Request((0,), ("patches",), embedding=False))
 
     def test_a_class_token_comes_from_models_that_have_one_only(self, backbone, images):
         if "cls" in backbone.tokens:
@@ -183,3 +186,12 @@ class BackboneContract(EmbeddingContract):
 
         with pytest.raises(BackboneError, match="no class token, so --tokens cls cannot be had. Give --tokens mean"):
             backbone.forward(images, Request((0,), ("cls",), embedding=False))
+
+    def test_registers_come_from_models_that_have_them_only(self, backbone, images):
+        if "register" in backbone.tokens:
+            (found,) = backbone.forward(images, Request((0,), ("register",), embedding=False)).values()
+            assert found.shape[1] == registers_of(backbone.module) > 0
+            return
+
+        with pytest.raises(BackboneError, match="no registers, so --tokens register cannot be had. Leave it out"):
+            backbone.forward(images, Request((0,), ("register",), embedding=False))

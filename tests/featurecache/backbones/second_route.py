@@ -30,6 +30,10 @@ def features_of(module: nn.Module, images: Tensor, cells: int) -> dict[str, Tens
         patches, prefix = normed(module, patches, prefix)
         if prefix is not None and class_token_of(module) is not None:
             found[layer_array("cls", index)] = prefix[:, 0]
+        if prefix is not None and (registers := registers_of(module)):
+            found[layer_array("register", index)] = prefix[:, prefix.shape[1] - registers :]
+        sequence = patches.flatten(2).transpose(1, 2)
+        found[layer_array("all", index)] = sequence if prefix is None else torch.cat([prefix, sequence], 1)
         found[layer_array("mean", index)] = patches.flatten(2).double().mean(2).float()
         found[layer_array("patch-grid", index)] = cell_means(patches, cells)
     return found
@@ -47,6 +51,11 @@ def raw_layers(module: nn.Module, images: Tensor) -> list[Tokens]:
 
 def class_token_of(module: nn.Module) -> Tensor | None:
     return getattr(module, "cls_token", None)
+
+
+def registers_of(module: nn.Module) -> int:
+    registers = getattr(module, "reg_token", None)
+    return 0 if registers is None else registers.shape[1]
 
 
 def normed(module: nn.Module, patches: Tensor, prefix: Tensor | None) -> Tokens:

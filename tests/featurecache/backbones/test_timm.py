@@ -96,6 +96,20 @@ def test_layers_of_a_vit_are_the_outputs_of_its_blocks_under_the_final_norm():
     torch.testing.assert_close(features[f"layers/cls/{layers[-1]:02d}"], features["embedding"])
 
 
+def test_all_tokens_are_the_class_token_the_registers_and_the_patches_in_the_order_of_the_model():
+    backbone = load_backbone("timm:vit_small_patch14_reg4_dinov2", TestViTWithRegistersAtAnotherSize.options)
+    images = images_for(backbone, 1)
+
+    (output,) = captured(backbone.module.blocks[1:2], lambda: embedding_of(backbone.module, images))
+
+    features = backbone.forward(images, Request((1,), ("all", "cls", "register"), embedding=False))
+    expected = backbone.module.norm(output)
+    assert expected.shape[1] == 1 + 4 + 7 * 7
+    torch.testing.assert_close(features["layers/all/01"], expected)
+    torch.testing.assert_close(features["layers/cls/01"], expected[:, 0])
+    torch.testing.assert_close(features["layers/register/01"], expected[:, 1:5])
+
+
 def test_layers_of_a_resnet_are_its_stem_and_its_stages_without_a_norm():
     backbone = load_backbone("timm:resnet18", SMALL)
     images, module = images_for(backbone), backbone.module
