@@ -24,6 +24,7 @@ DATASETS = Registry("data set", "featurecache.datasets")
 
 SPLITS = ("train", "val", "test")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+MANIFESTS = (".csv", ".tsv", ".parquet")
 
 Fingerprint = Literal["sizes", "content", "names"]
 """What the digest of a data set covers besides ids and targets: the size of every file, its bytes, or neither."""
@@ -85,7 +86,7 @@ class OpenDataset(Protocol):
 def open_dataset(
     spec: str | Path, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes"
 ) -> ImageDataset:
-    """Open `spec`: a folder, a `.zip`/`.tar` of one, or `NAME[:ARGUMENT]` for a file of this room.
+    """Open `spec`: a folder, a `.zip`/`.tar` of one, a manifest, or `NAME[:ARGUMENT]` for a file of this room.
 
     Rows without a split are divided 80/20 into train and test by a digest of the sample id (of the group where there is
     one), and 10 % of train becomes val likewise. Adding samples moves none of the others, but one: a class whose every
@@ -124,6 +125,8 @@ def _resolve(spec: str) -> tuple[str, str]:
     path = Path(spec)
     if not path.exists() and prefix.replace("-", "_") in DATASETS.names():
         return prefix, argument
+    if spec.partition("?")[0].lower().endswith(MANIFESTS) and not path.is_dir():
+        return "manifest", spec
     if path.is_file() or is_archive(path):
         return "archive", spec
     if path.is_dir() or "/" in spec or not colon:
