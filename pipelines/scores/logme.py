@@ -1,0 +1,20 @@
+"""LogME: log evidence of the labels under a Bayesian linear model, per row and averaged over classes; higher is better.
+
+`logme.py` at the root is the algorithm; extraction writes its scores, and this file reads them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from featurecache.stores import FeatureStore
+from save_features import saved_scores
+
+CONSUMES = "features"
+TASKS = ("classification", "multilabel", "regression")
+PAPER = "You et al., JMLR 2022"
+
+
+def saved(store: FeatureStore) -> list[dict[str, Any]]:
+    """Return the entries that extraction wrote, with the evidence of every class; computes those that are not there."""
+    return saved_scores(store)
