@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("pipelines.predict:PredictConfig", "Say what a trained run sees in images."),
     "embed": ("pipelines.embed:EmbedConfig", "Write only the embeddings, as a .npy or .parquet file."),
     "demo": ("pipelines.demo:DemoConfig", "Run the whole pipeline once, with no download."),
+    "data": ("pipelines.data:DataConfig", "Look at every image of a data set: counts, copies, what cannot be read."),
     "info": ("pipelines.inspect:InfoConfig:info", "Say what a store or a run holds."),
     "doctor": ("pipelines.doctor:DoctorConfig", "Say what this machine has for the work, and what is wrong with it."),
     "list": ("pipelines.inspect:ListConfig:list_names", "List data sets, backbones, heads and store formats."),
