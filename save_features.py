@@ -48,6 +48,7 @@ from featurecache.stores import (
     progress,
     united,
 )  # fmt: skip
+from featurecache.views import RECIPES, Views
 
 log = logging.getLogger("featurecache")
 
@@ -72,6 +73,12 @@ class SaveFeaturesConfig:
     """dtype of the stored features."""
     logits: bool = False
     """Keep the logits of the model's own head too."""
+    views: int = 1
+    """Views of every image to keep: the clean one, then drawn ones, from which training picks one a step."""
+    augment: str = "crop"
+    """How views are drawn: flip, crop or strong."""
+    seed: int = 0
+    """Seed of the drawn views."""
     extend: bool = False
     """Add the layers, tokens or logits that an existing store lacks; nothing that is there is computed again."""
     weights: str | None = None
@@ -106,6 +113,8 @@ class SaveFeaturesConfig:
     def __post_init__(self) -> None:
         check(
             (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
+            (self.views > 0, f"views must be positive, got {self.views}"),
+            (self.augment in RECIPES, f"augment must be one of {', '.join(RECIPES)}, got {self.augment!r}"),
             (self.commit_rows is None or self.commit_rows > 0, f"commit_rows must be positive, got {self.commit_rows}"),
             (self.image_size is None or self.image_size > 0, f"image_size must be positive, got {self.image_size}"),
             (
@@ -179,7 +188,8 @@ def run(config: SaveFeaturesConfig) -> ExtractionReport:
     dataset = open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
     backbone = load_backbone(config.backbone, backbone_options(config))
     request = requested(backbone, config.layers, config.tokens, logits=config.logits)
-    wanted = header_of(backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size)
+    views = Views(config.views, config.augment, config.seed)
+    wanted = header_of(backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=views)
     if held is None:
         store = create_store(config.out, wanted, dataset.table, chunk_multiple=config.batch_size)
     else:
@@ -285,11 +295,12 @@ def _extract(
         for gap, arrays in gaps(store):
             request, batches = request_of(store.header.tokens, arrays), list(grid(gap, config.batch_size))
             for rows, images, skipped in decoded(
-                backbone, dataset, batches, watch, threads=config.decode_threads, on_error=config.on_error
-            ):
+                backbone, dataset, batches, watch, on_error=config.on_error, threads=config.decode_threads,
+                views=Views.known_by(store.header.views, store.header.backbone),
+            ):  # fmt: skip
                 store.begin(rows)
                 with watch.waiting("model"):
-                    outputs = backbone.forward(images.to(backbone.device), request)
+                    outputs = [backbone.forward(view.to(backbone.device), request) for view in images]
                 with watch.waiting("write"):
                     cast = partial(stored_form, outputs, arrays, [ids[row] for row in rows], skipped)
                     behind.write(rows, cast, {rows[place]: reason for place, reason in skipped.items()})

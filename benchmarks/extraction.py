@@ -55,6 +55,7 @@ from featurecache.devices import default_precision, resolve_device
 from featurecache.features import Header
 from featurecache.requests import header_of, requested
 from featurecache.stores import create_store, open_store
+from featurecache.views import Views
 from save_features import SaveFeaturesConfig, backbone_options
 
 SPEED_LIMIT, LAYERS_LIMIT, SCORES_LIMIT, MEMORY_LIMIT = 0.95, 0.95, 1.05, 1.1
@@ -90,7 +91,7 @@ def header_for(bench: Bench) -> Header:
     """Return the header of the store that the extraction writes."""
     backbone, config = bench.backbone, bench.config
     request = requested(backbone, config.layers, config.tokens)
-    return header_of(backbone, bench.dataset, request, dtype=config.dtype, batch_size=config.batch_size)
+    return header_of(backbone, bench.dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=Views())
 
 
 def extract(bench: Bench) -> float:

@@ -19,24 +19,25 @@ WORST_ERROR = {"float16": 2e-3, "bfloat16": 1e-2, "float32": 1e-6}
 
 
 def stored_form(
-    outputs: Mapping[str, Tensor], arrays: Sequence[ArraySpec], ids: Sequence[str], skipped: Mapping[int, str]
+    outputs: Sequence[Mapping[str, Tensor]], arrays: Sequence[ArraySpec], ids: Sequence[str], skipped: Mapping[int, str]
 ) -> dict[str, npt.NDArray[Any]]:
-    """Return (B, 1, ...) arrays as the store keeps them; rows of skipped samples are zero.
+    """Return (B, V, ...) arrays as the store keeps them, from the outputs of V views; rows of skipped samples are zero.
 
     Raises:
         FeatureValueError: a value is NaN, infinite, or too far from what the store's dtype can hold.
     """
-    stored = {}
-    for spec in arrays:
-        values = outputs[spec.name].float()
-        if skipped:
-            values = values.clone()
-            values[list(skipped)] = 0
-        cast = values.to(TORCH_DTYPES[spec.dtype])
-        _check_cast(values, cast, spec, ids)
-        cast = cast.view(torch.uint16) if spec.dtype == "bfloat16" else cast
-        stored[spec.name] = cast.cpu().numpy()[:, None]
-    return stored
+    return {spec.name: np.stack([_cast(view[spec.name], spec, ids, skipped) for view in outputs], 1) for spec in arrays}
+
+
+def _cast(given: Tensor, spec: ArraySpec, ids: Sequence[str], skipped: Mapping[int, str]) -> npt.NDArray[Any]:
+    values = given.float()
+    if skipped:
+        values = values.clone()
+        values[list(skipped)] = 0
+    cast = values.to(TORCH_DTYPES[spec.dtype])
+    _check_cast(values, cast, spec, ids)
+    bits = cast.view(torch.uint16) if spec.dtype == "bfloat16" else cast
+    return bits.cpu().numpy()
 
 
 def _check_cast(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequence[str]) -> None:

@@ -100,7 +100,7 @@ def largest_difference(backbone: Backbone, dataset: ImageDataset, store: Feature
     request, ids, status = request_of(header.tokens, arrays), np.asarray(dataset.table.sample_id), store.status()
     differences = []
     for rows, images, unread in decoded(backbone, dataset, batches, Stopwatch(), on_error="skip"):
-        outputs = backbone.forward(images.to(backbone.device), request)
+        outputs = [backbone.forward(images[0].to(backbone.device), request)]
         fresh = stored_form(outputs, arrays, [str(name) for name in ids[rows.start : rows.stop]], unread)
         places = _places(status[rows.start : rows.stop], -(-SAMPLES // len(batches)))
         places = np.setdiff1d(places, list(unread))  # an image that went bad says nothing of the backbone

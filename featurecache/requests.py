@@ -10,6 +10,7 @@ from featurecache.backbones import Backbone, Request
 from featurecache.datasets import ImageDataset
 from featurecache.errors import BackboneError
 from featurecache.features import ArraySpec, Header, parse_indices, parse_layer_array
+from featurecache.views import Views
 
 
 def requested(backbone: Backbone, layers: str, tokens: str, *, logits: bool = False) -> Request:
@@ -64,15 +65,17 @@ def request_of(kinds: Iterable[str], arrays: Iterable[ArraySpec]) -> Request:
     )
 
 
-def header_of(backbone: Backbone, dataset: ImageDataset, request: Request, *, dtype: str, batch_size: int) -> Header:
+def header_of(
+    backbone: Backbone, dataset: ImageDataset, request: Request, *, dtype: str, batch_size: int, views: Views
+) -> Header:
     """Return the header of the store that would hold the requested features; one forward pass gives the shapes."""
     probe = torch.zeros(1, *backbone.input_size, device=backbone.device)
     shapes = {name: tuple(values.shape[1:]) for name, values in backbone.forward(probe, request).items()}
     return Header(
-        backbone={**backbone.identity, "batch_size": batch_size},
+        backbone={**backbone.identity, "batch_size": batch_size, **views.identity},
         dataset=dataset.identity,
         rows=len(dataset),
-        views=1,
+        views=views.count,
         task=dataset.task,
         class_names=dataset.class_names,
         layers=tuple(layer for layer in backbone.layers if layer.index in request.layers),

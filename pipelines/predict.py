@@ -162,7 +162,7 @@ class Predictor:
         logits: list[Tensor] = []
         problems: dict[int, str] = {}
         for rows, images, skipped in decoded(self.backbone, dataset, batches, Stopwatch(), on_error=on_error):
-            outputs = self.backbone.forward(images.to(self.backbone.device), self._request)
+            outputs = [self.backbone.forward(images[0].to(self.backbone.device), self._request)]
             ids = [dataset.table.sample_id[row] for row in rows]
             kept = stored_form(outputs, self._arrays, ids, skipped)
             arrays = {spec.name: as_tensor(kept[spec.name][:, 0], spec.dtype).float() for spec in self._arrays}

@@ -68,6 +68,8 @@ class TrainHeadConfig:
     """balanced: weigh classes by the inverse of their frequency among the training rows."""
     standardise: bool = True
     """Subtract the mean of the training rows and divide by their standard deviation, feature by feature."""
+    views: Literal["all", "clean"] = "all"
+    """Views that training draws from, one a row and step, where the store has several; measuring uses the clean one."""
     order: Literal["auto", "shuffled", "blocks"] = "auto"
     """Order of the rows: a new permutation every epoch, or permuted blocks for stores larger than memory; auto decides by size."""
     seed: int = 0
@@ -179,7 +181,11 @@ def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
     """
     header = store.header
     arrays, combine = select_arrays(header, HEADS.load(config.head).CONSUMES, config.layers, config.tokens)
-    sources = {split: CachedSource(store, arrays, labelled_rows(store, split)) for split in ("train", "val", "test")}
+    drawn = {"train": header.views if config.views == "all" else 1}
+    sources = {
+        split: CachedSource(store, arrays, labelled_rows(store, split), views=drawn.get(split, 1))
+        for split in ("train", "val", "test")
+    }
     spec = HeadSpec(
         shapes={name: header.array(name).tail for name in arrays},
         num_classes=max(1, len(header.class_names)),

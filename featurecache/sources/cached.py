@@ -55,9 +55,12 @@ class Ids(Sequence[str]):
 class CachedSource:
     """Some rows and some arrays of one store."""
 
-    def __init__(self, store: FeatureStore, arrays: Sequence[str], rows: npt.NDArray[np.int64]) -> None:
-        self.store, self.arrays, self.rows = store, tuple(arrays), rows
-        self._values = {name: self._tensor(name) for name in arrays}
+    def __init__(
+        self, store: FeatureStore, arrays: Sequence[str], rows: npt.NDArray[np.int64], *, views: int = 1
+    ) -> None:
+        """Read `rows` of `arrays`; batches in any order but the sequential one draw each row from the first `views` views."""
+        self.store, self.arrays, self.rows, self.views = store, tuple(arrays), rows, views
+        self._values = {(name, view): self._tensor(name, view) for name in arrays for view in range(views)}
         table = store.table()
         self._targets = torch.from_numpy(np.asarray(table.target))
         self._ids = np.asarray(table.sample_id)
@@ -69,32 +72,47 @@ class CachedSource:
         """Return whether the arrays take less than half of the machine's memory, so that random access stays in RAM."""
         specs = [self.store.header.array(name) for name in self.arrays]
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return sum(spec.row_bytes for spec in specs) * self.store.header.rows < memory / 2
+        return sum(spec.row_bytes for spec in specs) * self.store.header.rows * self.views < memory / 2
 
-    def _tensor(self, name: str) -> Tensor | None:
-        mapped = self.store.mapped(name)
+    def _tensor(self, name: str, view: int) -> Tensor | None:
+        mapped = self.store.mapped(name, view)
         return None if mapped is None else as_tensor(mapped, self.store.header.array(name).dtype)
 
     def gather(self, name: str, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Return (B, ...) values of one array, float32."""
-        return self._gather(name, rows, torch.from_numpy(rows))
+        """Return (B, ...) values of one array, float32, of the clean view."""
+        return self._gather(name, 0, rows, torch.from_numpy(rows))
 
-    def _gather(self, name: str, rows: npt.NDArray[np.int64], places: Tensor) -> Tensor:
-        values = self._values[name]
+    def _gather(self, name: str, view: int, rows: npt.NDArray[np.int64], places: Tensor) -> Tensor:
+        values = self._values[name, view]
         if values is None:
-            return as_tensor(self.store.read(name, rows), self.store.header.array(name).dtype).float()
+            return as_tensor(self.store.read(name, rows, view), self.store.header.array(name).dtype).float()
         return values.index_select(0, places).float()
 
-    def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
-        """Yield every row once; see `FeatureSource`."""
-        rows = _ordered(self.rows, order, seed)
-        for start in range(0, len(rows), batch_size):
-            yield self.batch(rows[start : start + batch_size])
+    def _drawn(self, name: str, views: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return (B, ...) values of one array, each row of its own view."""
+        found = torch.empty(len(rows), *self.store.header.array(name).tail)
+        for view in np.unique(views):
+            which = np.flatnonzero(views == view)
+            picked = rows[which]
+            found[torch.from_numpy(which)] = self._gather(name, int(view), picked, torch.from_numpy(picked))
+        return found
 
-    def batch(self, rows: npt.NDArray[np.int64]) -> FeatureBatch:
-        """Return the given rows as one batch."""
+    def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
+        """Yield every row once; see `FeatureSource`. A pass that is not sequential draws a view for every row."""
+        rows = _ordered(self.rows, order, seed)
+        draws = self.views > 1 and order != "sequential"
+        views = generator("views", seed).integers(0, self.views, len(rows)) if draws else None
+        for start in range(0, len(rows), batch_size):
+            piece = slice(start, start + batch_size)
+            yield self.batch(rows[piece], None if views is None else views[piece])
+
+    def batch(self, rows: npt.NDArray[np.int64], views: npt.NDArray[np.int64] | None = None) -> FeatureBatch:
+        """Return the given rows as one batch, each of its own view; None: the clean view of all."""
         places = torch.from_numpy(rows)
-        arrays = {name: self._gather(name, rows, places) for name in self.arrays}
+        if views is None:
+            arrays = {name: self._gather(name, 0, rows, places) for name in self.arrays}
+        else:
+            arrays = {name: self._drawn(name, views, rows) for name in self.arrays}
         return FeatureBatch(rows, Ids(self._ids, rows), self._targets.index_select(0, places), arrays)
 
     def walk(self, batch_size: int) -> Walk:

@@ -17,6 +17,9 @@ from featurecache.devices import cores
 from featurecache.errors import UnreadableSampleError
 from featurecache.progress import Stopwatch
 from featurecache.sources._pixels import Place, Preparation, preparation
+from featurecache.views import Views
+
+CLEAN_ONLY = Views()
 
 AHEAD = 2
 """Batches that are decoded before they are asked for, where the model runs on a device of its own. On a CPU, model and
@@ -40,15 +43,16 @@ def decoded(
     *,
     on_error: Literal["stop", "skip"],
     threads: int | None = None,
+    views: Views = CLEAN_ONLY,
 ) -> Iterator[tuple[range, Tensor, dict[int, str]]]:
-    """Yield (rows, (B, 3, H, W) images, position in the batch -> why it is skipped).
+    """Yield (rows, (V, B, 3, H, W) images, position in the batch -> why it is skipped); view 0 is the clean one.
 
     Decoded on `threads` threads (None: one a core), ahead of the model where that helps. Images of skipped rows are zero.
 
     Raises:
         UnreadableSampleError: with `on_error` "stop", the first image in row order that cannot be read.
     """
-    decoder = Decoder(dataset, preparation(backbone.transform), backbone.input_size)
+    decoder = Decoder(dataset, preparation(backbone.transform), backbone.input_size, views)
     pool = ThreadPoolExecutor(threads or cores(), thread_name_prefix="decode")
     try:
         started = (decoder.begin(rows, pool) for rows in batches)
@@ -73,17 +77,21 @@ class Decoder:
     dataset: ImageDataset
     prepare: Preparation
     input_size: tuple[int, int, int]
+    views: Views
 
     def begin(self, rows: range, pool: ThreadPoolExecutor) -> tuple[Tensor, list[Future[UnreadableSampleError | None]]]:
-        """Return a batch (B, 3, H, W), and for each of its rows the future that fills it."""
-        images = torch.empty(len(rows), *self.input_size)
-        places = images.numpy()
+        """Return a batch (V, B, 3, H, W), and for each of its rows the future that fills it."""
+        images = torch.empty(self.views.count, len(rows), *self.input_size)
+        places = images.numpy().swapaxes(0, 1)
         return images, [pool.submit(self._fill, row, place) for row, place in zip(rows, places, strict=True)]
 
-    def _fill(self, row: int, place: Place) -> UnreadableSampleError | None:
+    def _fill(self, row: int, places: Sequence[Place]) -> UnreadableSampleError | None:
         try:
-            self.prepare(self.dataset.read(row), place)
+            views = self.views.of(self.dataset.read(row), self.dataset.table.sample_id[row])
+            for view, place in zip(views, places, strict=True):
+                self.prepare(view, place)
         except UnreadableSampleError as error:
-            place[...] = 0
+            for place in places:
+                place[...] = 0
             return error
         return None

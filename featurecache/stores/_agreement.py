@@ -17,6 +17,8 @@ def lacking(path: Path, held: Header, wanted: Header) -> tuple[ArraySpec, ...]:
         StoreMismatchError: the store holds other features; the message names every field that differs, with both values.
     """
     found = differences(_identity(wanted, held), _identity(held, wanted))
+    if wanted.views > held.views:
+        found.append(("views", wanted.views, held.views))
     if found:
         lines = "\n".join(f"  {name}: the store has {theirs!r}, this run {ours!r}" for name, ours, theirs in found)
         raise StoreMismatchError(
@@ -28,12 +30,11 @@ def lacking(path: Path, held: Header, wanted: Header) -> tuple[ArraySpec, ...]:
 
 
 def _identity(header: Header, other: Header) -> dict[str, Any]:
-    """Return what may not differ; a kind of token such as patch-grid:K counts where both have it, with any K."""
+    """Return what may not differ; how views are drawn counts where both have drawn ones, and a kind of token such as patch-grid:K counts where both have it, with any K."""
     kinds = {token.partition(":")[0] for token in other.tokens}
     return {
-        "backbone": header.backbone,
+        "backbone": {k: v for k, v in header.backbone.items() if k != "views" or "views" in other.backbone},
         "data": {**header.dataset, "rows": header.rows},
-        "views": header.views,
         "dtype": "+".join(sorted({spec.dtype for spec in header.arrays})),
         "tokens": {kind: token for token in header.tokens if (kind := token.partition(":")[0]) in kinds},
     }

@@ -15,7 +15,7 @@ IDS = ["a.jpg", "b.jpg", "c.jpg"]
 
 def stored(values: torch.Tensor, dtype: str, skipped: dict[int, str] | None = None) -> np.ndarray:
     spec = ArraySpec("layers/cls/03", tuple(values.shape[1:]), dtype)
-    return stored_form({"layers/cls/03": values}, [spec], IDS, skipped or {})["layers/cls/03"]
+    return stored_form([{"layers/cls/03": values}], [spec], IDS, skipped or {})["layers/cls/03"]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

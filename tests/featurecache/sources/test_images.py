@@ -59,7 +59,11 @@ def dataset(rows: int, read: Callable[[int], Image.Image] = picture) -> ImageDat
 
 
 def decode(data, batches, *, threads=3, on_error="stop", transform=None, device="cpu"):
-    return decoded(backbone(transform, device), data, batches, Stopwatch(), threads=threads, on_error=on_error)
+    """Yield what `decoded` does, of its one view."""
+    running = decoded(backbone(transform, device), data, batches, Stopwatch(), threads=threads, on_error=on_error)
+    with closing(running):
+        for rows, images, skipped in running:
+            yield rows, images[0], skipped
 
 
 def decoding_threads() -> list[threading.Thread]:
