@@ -16,6 +16,8 @@ from featurecache.views import Views
 def requested(backbone: Backbone, layers: str, tokens: str, *, logits: bool = False) -> Request:
     """Return the features that the words ask of this backbone, kinds of token in the order of their names.
 
+    The projected embedding is always among them, where a backbone has one.
+
     Raises:
         BackboneError: a layer that the model does not have, one kind of token twice, or logits of a model without a head.
     """
@@ -25,7 +27,12 @@ def requested(backbone: Backbone, layers: str, tokens: str, *, logits: bool = Fa
         raise BackboneError(f"--tokens {tokens} names one kind twice, but a store holds one grid of patches. Name one.")
     if logits and not backbone.num_logits:
         raise BackboneError(f"{backbone.name} has no classifier, so there are no logits. Leave --logits out.")
-    return Request(layers=indices, tokens=tuple(sorted(kinds)) if indices else (), logits=logits)
+    return Request(
+        layers=indices,
+        tokens=tuple(sorted(kinds)) if indices else (),
+        logits=logits,
+        projected=backbone.projected_dim > 0,
+    )
 
 
 def parse_layers(text: str, count: int) -> tuple[int, ...]:
@@ -62,6 +69,7 @@ def request_of(kinds: Iterable[str], arrays: Iterable[ArraySpec]) -> Request:
         tokens=tuple(kind for kind in kinds if kind.partition(":")[0] in named),
         embedding="embedding" in names,
         logits="logits" in names,
+        projected="projected" in names,
     )
 
 

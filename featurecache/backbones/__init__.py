@@ -1,12 +1,12 @@
 """Frozen models: images in, the features of every layer out.
 
 A file of this room answers `build(model_id, *, options) -> Backbone`; users name it `SOURCE:MODEL_ID`, for example
-`timm:vit_tiny_patch16_224`, `demo`, or `python:package.module:function`.
+`timm:vit_tiny_patch16_224`, `open_clip:ViT-B-32/openai`, `demo`, or `python:package.module:function`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -51,6 +51,30 @@ class Request:
     """Kinds: "cls", "mean", "patch-grid:K", "all", "register"; one set of arrays each."""
     embedding: bool = True
     logits: bool = False
+    projected: bool = False
+    """The embedding in the space that image and text share, not L2-normalised; of CLIP's kind only."""
+
+
+class TextTower(Protocol):
+    """The text side of a model whose images and texts share a space."""
+
+    def templates(self, words: str) -> tuple[str, ...]:
+        """Return the templates that a name, a file with one on each line, or a text with {} stands for.
+
+        Raises:
+            ConfigError: it is none of these.
+        """
+
+    def features(self, class_names: Sequence[str], templates: Sequence[str]) -> dict[str, Tensor]:
+        """Return what the tower says of every class name in every template: C classes, P templates, L layers.
+
+        "text/eot" is (L, C, P, Dt), each layer at the end token; "text/embedding" is (C, P, E), projected and not
+        L2-normalised. Both on the CPU, in float32.
+
+        Raises:
+            ConfigError: no class names, or templates without their {}.
+            BackboneError: the tokenizer cannot be had, or is not of this model.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -80,6 +104,9 @@ class Backbone:
     """Changes whenever the features would: name, architecture, activation, weights digest, transform, norm, precision."""
     origin: Mapping[str, Any]
     """What `load_backbone` needs to build it again; recorded, never compared."""
+    projected_dim: int = 0
+    """E of the space that image and text share; 0 where there is none."""
+    text: TextTower | None = None
 
 
 class BuildBackbone(Protocol):

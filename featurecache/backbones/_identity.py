@@ -21,8 +21,11 @@ def weights_digest(module: nn.Module) -> str:
 
 def activations(module: nn.Module) -> list[str]:
     """Return the sorted class names of the activation modules; equal keys can hide another activation."""
-    places = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.quant", "open_clip.transformer")
-    found = {type(m).__name__ for m in module.modules() if type(m).__module__.startswith(places)}
+    places = (
+        "torch.nn.modules.activation", "timm.layers.activations", "timm.layers.quant", "open_clip.transformer.QuickGELU",
+    )  # fmt: skip
+    kinds = {type(m) for m in module.modules()}
+    found = {kind.__name__ for kind in kinds if f"{kind.__module__}.{kind.__name__}".startswith(places)}
     return sorted(found - {"MultiheadAttention"})
 
 

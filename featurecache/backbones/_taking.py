@@ -28,6 +28,8 @@ class Shape:
     """D of the embedding."""
     logits: int
     """Classes of its own head, or 0."""
+    projected: int = 0
+    """E of the space shared with texts, or 0."""
 
 
 class Taker:
@@ -60,17 +62,39 @@ class Taker:
             return {name: values.float() for name, values in self._features(images, request).items()}
 
     def _features(self, images: Tensor, request: Request) -> dict[str, Tensor]:
-        whole = request.embedding or request.logits
-        found: dict[str, Tensor] = {}
+        whole = request.embedding or request.logits or request.projected
         final, streams = self._streams(images, request.layers, whole)
-        if request.embedding:
-            found["embedding"] = self.module.forward_head(final, pre_logits=True).flatten(1)
-        if request.logits:
-            found["logits"] = self.module.forward_head(final)
+        found = self._vectors(final, request) if whole else {}
         for index, stream in zip(request.layers, streams, strict=True):
             for kind in request.tokens:
                 found[layer_array(kind.partition(":")[0], index)] = token(kind, stream)
         return found
+
+    def _vectors(self, final: Tensor, request: Request) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if request.logits:
+            found["logits"] = self.module.forward_head(final)
+        if request.embedding or request.projected:
+            embedding = self._embedding(final)
+            found |= {"embedding": embedding} if request.embedding else {}
+            found |= {"projected": self._projected(final, embedding)} if request.projected else {}
+        return found
+
+    def _embedding(self, final: Tensor) -> Tensor:
+        """(B, D)."""
+        return self._pooled(final).flatten(1)
+
+    def _pooled(self, final: Tensor) -> Tensor:
+        """(B, D), or (B, D, 1, 1) of some nets."""
+        return self.module.forward_head(final, pre_logits=True)
+
+    def _projected(self, final: Tensor, embedding: Tensor) -> Tensor:
+        """(B, E).
+
+        Raises:
+            BackboneError: images and texts share no space here.
+        """
+        raise BackboneError(f"{type(self.module).__name__} shares no space with texts, so nothing is projected to it.")
 
     def _streams(self, images: Tensor, layers: tuple[int, ...], whole: bool) -> tuple[Tensor, list[Stream]]:
         if not layers:
@@ -102,7 +126,7 @@ class Taker:
         with torch.inference_mode():
             final, outputs = self.module.forward_intermediates(images, **self.settings)
             maps = [output[0] if isinstance(output, (tuple, list)) else output for output in outputs]
-            dim = _pooled_width(self.module.forward_head(final, pre_logits=True), type(self.module).__name__)
+            dim = _pooled_width(self._pooled(final), type(self.module).__name__)
         self.sizes = [(int(m.shape[2]), int(m.shape[3])) for m in maps]
         if self._gives_tokens(images):
             self.settings["output_fmt"] = "NLC"
@@ -143,7 +167,7 @@ class EmbeddingTaker:
         Raises:
             BackboneError: layers or logits were requested.
         """
-        if request.layers or request.logits:
+        if request.layers or request.logits or request.projected:
             raise BackboneError(
                 f"{type(self.module).__name__} gives its embedding only: layers and logits need timm's interface "
                 f"({', '.join(INTERFACE)}). Give --layers none, and no --logits."

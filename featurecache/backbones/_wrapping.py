@@ -11,7 +11,7 @@ import timm.data
 import torch
 from torch import nn
 
-from featurecache.backbones import Backbone, BackboneOptions
+from featurecache.backbones import Backbone, BackboneOptions, TextTower
 from featurecache.backbones._arithmetic import check_precision
 from featurecache.backbones._identity import activations, plain, weights_digest
 from featurecache.backbones._taking import EmbeddingTaker, Shape, Taker, taker_of
@@ -35,8 +35,14 @@ def wrap(
     options: BackboneOptions,
     data_config: Mapping[str, Any],
     asked: str | None = None,
+    taker: Taker | None = None,
+    architecture: Mapping[str, Any] | None = None,
+    text: TextTower | None = None,
 ) -> Backbone:
-    """Return `module`, with timm's interface or not, as a frozen backbone; `asked` is what builds it again, if not `name`.
+    """Return `module` as a frozen backbone: `asked` builds it again, if not `name`.
+
+    `taker` takes its features, where these are not had by timm's interface; `architecture` is what the identity says of it,
+    where the options do not say it all.
 
     Raises:
         ConfigError: a transform override that does not exist or does not fit, or an arithmetic that the device lacks.
@@ -46,11 +52,11 @@ def wrap(
     device = torch.device(options.device)
     check_precision(options.precision, device)
     module = module.eval().requires_grad_(False).to(device)
-    taker = taker_of(module, options)
+    taker = taker or taker_of(module, options)
     shape = _described(taker, name, config["input_size"])
     identity = {
         "name": name,
-        "architecture": plain(dict(options.architecture)),
+        "architecture": plain(dict(options.architecture if architecture is None else architecture)),
         "image_size": list(config["input_size"][1:]),
         "activation": activations(module),
         "weights": weights_digest(module),
@@ -73,6 +79,8 @@ def wrap(
         device=device,
         identity=identity,
         origin=origin(asked or name, options),
+        projected_dim=shape.projected,
+        text=text,
     )
 
 

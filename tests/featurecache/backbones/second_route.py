@@ -25,17 +25,22 @@ def embedding_of(module: nn.Module, images: Tensor) -> Tensor:
 
 def features_of(module: nn.Module, images: Tensor, cells: int) -> dict[str, Tensor]:
     """Return every kind of token of every layer, by array name; the norm only where the width is the final one."""
+    layers = [normed(module, *raw) for raw in raw_layers(module, images)]
+    return arrays_of(layers, cells, has_class=class_token_of(module) is not None, registers=registers_of(module))
+
+
+def arrays_of(layers: list[Tokens], cells: int, *, has_class: bool, registers: int) -> dict[str, Tensor]:
+    """Return every kind of token by array name, from whole layers after their norm."""
     found = {}
-    for index, (patches, prefix) in enumerate(raw_layers(module, images)):
-        patches, prefix = normed(module, patches, prefix)
-        if prefix is not None and class_token_of(module) is not None:
-            found[layer_array("cls", index)] = prefix[:, 0]
-        if prefix is not None and (registers := registers_of(module)):
-            found[layer_array("register", index)] = prefix[:, prefix.shape[1] - registers :]
+    for index, (patches, prefix) in enumerate(layers):
         sequence = patches.flatten(2).transpose(1, 2)
         found[layer_array("all", index)] = sequence if prefix is None else torch.cat([prefix, sequence], 1)
         found[layer_array("mean", index)] = patches.flatten(2).double().mean(2).float()
         found[layer_array("patch-grid", index)] = cell_means(patches, cells)
+        if prefix is not None and has_class:
+            found[layer_array("cls", index)] = prefix[:, 0]
+        if prefix is not None and registers:
+            found[layer_array("register", index)] = prefix[:, prefix.shape[1] - registers :]
     return found
 
 
