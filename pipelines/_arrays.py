@@ -17,7 +17,7 @@ def select_arrays(header: Header, consumes: str, layers: str | None, tokens: str
         header: of the store.
         consumes: what the head reads when `layers` is None: "last" or "all".
         layers: "last", "embedding", "mean", "concat" (or "all"), or indices such as "0,3,6-11".
-        tokens: kinds joined by +, or "auto" for the store's first kind.
+        tokens: kinds joined by +, or "auto" for cls, else mean, else the store's first kind.
 
     Raises:
         ConfigError: the words mean nothing.
@@ -32,7 +32,8 @@ def select_arrays(header: Header, consumes: str, layers: str | None, tokens: str
         raise StoreContentsError(
             "the store holds the embedding, but no layers. Give --layers embedding, or extract again with --layers all --extend."
         )
-    kinds = list(header.tokens[:1]) if tokens == "auto" else list(dict.fromkeys(tokens.split("+")))
+    vectors = [kind for kind in ("cls", "mean") if kind in header.tokens]
+    kinds = (vectors or list(header.tokens))[:1] if tokens == "auto" else list(dict.fromkeys(tokens.split("+")))
     absent = [kind for kind in kinds if kind not in header.tokens]
     if absent:
         raise StoreContentsError(

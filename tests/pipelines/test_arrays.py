@@ -87,3 +87,12 @@ def test_tokens_kept_for_some_layers_only_are_refused_by_the_name_of_the_array()
     with pytest.raises(StoreContentsError, match="does not hold layers/mean/01. Name the layers that it holds"):
         select_arrays(partly, "all", None, "mean")
     assert select_arrays(partly, "all", "0,2", "mean")[0] == ("layers/mean/00", "layers/mean/02")
+
+
+@pytest.mark.parametrize(("held", "chosen"), [
+    (("all", "cls", "mean"), "cls"), (("all", "mean"), "mean"), (("patch-grid:2", "register"), "patch-grid"),
+])  # fmt: skip
+def test_auto_prefers_the_class_token_then_the_mean(held, chosen):
+    names, _ = select_arrays(header(tokens=held), "last", None, "auto")
+
+    assert names == (f"layers/{chosen}/05",)
