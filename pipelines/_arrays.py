@@ -32,8 +32,8 @@ def select_arrays(header: Header, consumes: str, layers: str | None, tokens: str
         raise StoreContentsError(
             "the store holds the embedding, but no layers. Give --layers embedding, or extract again with --layers all --extend."
         )
-    vectors = [kind for kind in ("cls", "mean") if kind in header.tokens]
-    kinds = (vectors or list(header.tokens))[:1] if tokens == "auto" else list(dict.fromkeys(tokens.split("+")))
+    preferred = [*(kind for kind in ("cls", "mean") if kind in header.tokens), *header.tokens]
+    kinds = preferred[:1] if tokens == "auto" else list(dict.fromkeys(tokens.split("+")))
     absent = [kind for kind in kinds if kind not in header.tokens]
     if absent:
         raise StoreContentsError(

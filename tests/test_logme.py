@@ -318,10 +318,10 @@ def test_the_function_is_the_class() -> None:
 def test_running_the_file_is_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
     stand_in = types.ModuleType("cli")
-    stand_in.__dict__["main"] = calls.append
+    stand_in.__dict__["score_model"] = calls.append
     monkeypatch.setitem(sys.modules, "cli", stand_in)
     monkeypatch.setattr(sys, "argv", ["logme.py", "one.zarr", "--json"])
 
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "logme.py"), run_name="__main__")
 
-    assert calls == [["logme", "one.zarr", "--json"]]
+    assert calls == [["one.zarr", "--json"]]
