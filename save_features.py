@@ -46,6 +46,7 @@ from featurecache.stores import (
     lacking,
     open_store,
     progress,
+    store_exists,
     united,
 )  # fmt: skip
 from featurecache.views import RECIPES, Views
@@ -62,7 +63,7 @@ class SaveFeaturesConfig:
     backbone: str
     """Backbone: timm:NAME, demo, or python:package.module:function."""
     out: Path
-    """Store to write; the suffix names the format (.zarr)."""
+    """Store to write; the suffix names the format (.zarr, .h5)."""
     layers: str = "all"
     """Layers to keep: all, last, none, or indices such as 0,3,6-11."""
     tokens: str = "auto"
@@ -184,7 +185,7 @@ def _named(names: Sequence[str]) -> str:
 def run(config: SaveFeaturesConfig) -> ExtractionReport:
     """Extract, or go on where an earlier run of the same command stopped."""
     format_of(config.out)  # what cannot be written is told before a backbone is built
-    held = open_store(config.out).header if config.out.exists() else None
+    held = open_store(config.out).header if store_exists(config.out) else None
     dataset = open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
     backbone = load_backbone(config.backbone, backbone_options(config))
     request = requested(backbone, config.layers, config.tokens, logits=config.logits)
@@ -243,7 +244,7 @@ def reopened(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: 
         absent = [spec.name for spec in lacking(config.out, store.header, wanted)]
         if not store.finished:
             log.info("going on: kept %d rows, recomputing %d", *progress(store))
-        changed = changes(config.out, str(backbone.device)) if absent or store.missing() else {}
+        changed = changes(store.notes, str(backbone.device)) if absent or store.missing() else {}
         if changed and (found := check_unchanged(backbone, dataset, store, changed)):
             log.info("%s changed; features recomputed to %.1e of their size", ", ".join(changed), found.relative)
         if absent:
@@ -263,7 +264,7 @@ def save_features(
     kept, recomputed = progress(store)
     if kept < rows:
         with explained(f"write to {store.path}"):
-            note(store.path, facts(backbone, config))
+            note(store.notes, facts(backbone, config))
         with Bar("extracting", rows, kept, config.quiet) as bar:
             _extract(backbone, dataset, store, config, watch=watch, bar=bar)
     if not store.finished:
@@ -327,7 +328,7 @@ def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
     [] where nothing can be told apart: fewer than two such rows, or all of one class. An array is scored once, when its score is first asked for, and its score is kept beside it; an array is a vector
     array when one row is (D,): the embedding and each layer's cls and mean.
     """
-    path = store.path / "scores" / "logme.json"
+    path = store.notes / "scores" / "logme.json"
     kept = {score["array"]: score for score in json.loads(path.read_text())} if path.exists() else {}
     arrays = [spec for spec in store.header.arrays if len(spec.tail) == 1 and spec.name != "logits"]
     fresh = [spec for spec in arrays if spec.name not in kept]
@@ -335,7 +336,7 @@ def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
     if len(rows) and len(np.unique(np.asarray(store.table().target)[rows], axis=0)) > 1:
         kept |= {spec.name: score_array(store, spec, rows) for spec in fresh}
         with _kept_where_writable(path):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, json_bytes([kept[spec.name] for spec in arrays]))
     return [kept[spec.name] for spec in arrays if spec.name in kept]
 

@@ -51,9 +51,9 @@ class Difference:
     """Largest difference of one value."""
 
 
-def changes(store: Path, device: str) -> dict[str, tuple[str, str]]:
+def changes(notes: Path, device: str) -> dict[str, tuple[str, str]]:
     """Return what -> (then, now) for each library and device that could make other features than the last run's."""
-    lines = [line for line in provenance(store) if "environment" in line]
+    lines = [line for line in provenance(notes) if "environment" in line]
     if not lines:
         return {"provenance": ("unknown", "this machine")}
     then = _surroundings(lines[-1]["environment"], lines[-1]["device"])

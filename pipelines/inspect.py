@@ -16,7 +16,7 @@ from featurecache.datasets import DATASETS
 from featurecache.errors import StoreNotFoundError
 from featurecache.reports import Table
 from featurecache.runs import CONFIG, read_run
-from featurecache.stores import STORES, FeatureStore, open_store
+from featurecache.stores import STORES, FeatureStore, open_store, store_exists
 from heads import HEADS
 from pipelines.train_head import TrainReport
 
@@ -63,7 +63,7 @@ def info(config: InfoConfig) -> Facts:
     """
     if (config.store / CONFIG).exists():
         return _run_facts(config.store)
-    if not config.store.exists():
+    if not store_exists(config.store):
         raise StoreNotFoundError(f"{config.store} does not exist. Name a store, or the folder of a run.")
     return _store_facts(open_store(config.store))
 

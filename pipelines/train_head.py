@@ -239,7 +239,7 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
 def _origin(store: FeatureStore, arrays: list[str]) -> dict[str, Any]:
     """Return what the features are, and what builds their backbone again ({} where nothing was noted)."""
     header = store.header
-    origin = next((dict(line["origin"]) for line in provenance(store.path) if "origin" in line), {})
+    origin = next((dict(line["origin"]) for line in provenance(store.notes) if "origin" in line), {})
     return {
         "backbone": dict(header.backbone), "data": dict(header.dataset), "origin": origin,
         "tokens": list(header.tokens), "arrays": [asdict(header.array(name)) for name in arrays],

@@ -1,6 +1,6 @@
 """Features on disk: chunked, checksummed, real only when committed.
 
-A file of this room is one format; it names its `SUFFIXES` and answers `create` and `open`. The contract has one form for
+A file of this room is one format; it names its `SUFFIXES` and answers `create`, `open`, `exists` and `copy`. The contract has one form for
 start, resume, repair and extension: ask what is `missing`, `write` it, `commit`; rows are real only from then on.
 """
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 __all__ = [
-    "STORES", "FeatureStore", "WriteBehind", "create_store", "explained", "format_of", "gaps", "lacking", "open_store",
-    "progress", "united",
+    "STORES", "FeatureStore", "WriteBehind", "copy_store", "create_store", "explained", "format_of", "gaps", "lacking", "open_store",
+    "progress", "same_store", "store_exists", "united",
 ]  # fmt: skip
 
 STORES = Registry("store format", "featurecache.stores")
@@ -36,6 +36,8 @@ class FeatureStore(Protocol):
     """One backbone over one data set, as readers and writers of every format see it."""
 
     path: Path
+    notes: Path
+    """Folder of what is known beside the features: provenance and scores. It may not be there yet."""
     header: Header
     finished: bool
     """Whether the store is sealed, and its writer gone."""
@@ -109,15 +111,39 @@ def create_store(path: str | Path, header: Header, table: RowTable, *, chunk_mul
     return created
 
 
+def store_exists(path: Path) -> bool:
+    """Return whether anything is at `path`, or where a store of its format begins."""
+    return path.exists() or (path.suffix in _formats() and bool(format_of(path).exists(path)))
+
+
+def copy_store(source: FeatureStore, path: Path) -> None:
+    """Write a finished store again in the format that the suffix of `path` names, verified against it array by array.
+
+    Raises:
+        StoreError: something is at `path`, or it cannot be written.
+        StoreDamagedError: the source does not hold what was committed.
+    """
+    format_of(path).copy(source, path)
+
+
+def same_store(one: Any, other: Any) -> bool:
+    """Return whether two finished stores tell of the same content: equal headers, ledgers and checksums."""
+    return bool(one.journal() == other.journal())
+
+
 def format_of(path: Path) -> Any:
     """Return the module of the format that the suffix of `path` names.
 
     Raises:
         ConfigError: no format has that suffix; names those that exist.
     """
-    formats = {suffix: name for name in STORES.names() for suffix in STORES.load(name).SUFFIXES}
+    formats = _formats()
     if path.suffix not in formats:
         raise ConfigError(
             [f"{path} must end in one of {', '.join(sorted(formats))}: the suffix names the store's format"]
         )
     return STORES.load(formats[path.suffix])
+
+
+def _formats() -> dict[str, str]:
+    return {suffix: name for name in STORES.names() for suffix in STORES.load(name).SUFFIXES}

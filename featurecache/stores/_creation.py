@@ -34,15 +34,15 @@ def create_files(path: Path, header: Header, table: RowTable, chunk_multiple: in
     """
     if path.exists():
         raise StoreError(f"{path} exists already. Give another --out, or remove it first.")
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     files = empty_store(header, table, chunk_multiple)
     sums = {name: zlib.crc32(content) for name, content in files.items()}
     files[LEDGER] = _ledger.encode({"kind": "created", "files": sums})
     try:
         new = [folder for folder in path.parents if not folder.exists()]
-        _remove_leftovers(path)
+        remove_leftovers(path)
         for name, content in files.items():
-            _write_durably(temporary / name, content)
+            write_durably(temporary / name, content)
         for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
             sync_folder(folder)
         os.rename(temporary, path)
@@ -55,7 +55,13 @@ def create_files(path: Path, header: Header, table: RowTable, chunk_multiple: in
         ) from error
 
 
-def _write_durably(target: Path, content: bytes) -> None:
+def temporary_name(path: Path) -> Path:
+    """Return the name beside `path` under which this process makes what is to stand there."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def write_durably(target: Path, content: bytes) -> None:
+    """Write a file and fsync it; its name is durable once its folder is."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
         file.write(content)
@@ -63,12 +69,12 @@ def _write_durably(target: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove what creations of the same store left that were killed on this machine."""
     for folder in path.parent.glob(f".{path.name}.{socket.gethostname()}.*.tmp"):
         process = folder.suffixes[-2].removeprefix(".")
         if process.isdigit() and (int(process) == os.getpid() or not _is_running(int(process))):
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True) if folder.is_dir() else folder.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

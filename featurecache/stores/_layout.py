@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TABLE_CHUNK = 65536
 TEXT_COLUMNS = ("sample_id", "split", "domain", "group")
+TABLE_COLUMNS = (*TEXT_COLUMNS, "target")
 
 
 def empty_store(header: Header, table: RowTable, chunk_multiple: int) -> dict[str, bytes]:

@@ -42,19 +42,25 @@ def read_records(path: Path) -> tuple[list[Record], int]:
     Raises:
         StoreDamagedError: not even the first record can be read.
     """
-    records: list[Record] = []
-    size = 0
     with open(path, "rb") as file:
-        for line in file:
-            record = _decode(line)
-            if record is None:
-                break
-            records.append(record)
-            size += len(line)
+        records, size = good_records(file)
     if not records:
         raise StoreDamagedError(
             f"{path} holds no readable record, so nothing in this store can be trusted. Extract it again."
         )
+    return records, size
+
+
+def good_records(lines: Iterable[bytes]) -> tuple[list[Record], int]:
+    """Return the records before the first line that is torn or damaged, and the number of bytes they fill."""
+    records: list[Record] = []
+    size = 0
+    for line in lines:
+        record = _decode(line)
+        if record is None:
+            break
+        records.append(record)
+        size += len(line)
     return records, size
 
 

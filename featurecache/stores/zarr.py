@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ import zarr
 
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreContentsError, StoreDamagedError, StoreError, StoreNotFoundError
-from featurecache.features import FORMAT_VERSION, ArraySpec, Header
+from featurecache.features import ArraySpec, Header
 from featurecache.stores import _ledger
 from featurecache.stores._agreement import check_extends
+from featurecache.stores._choosing import readable_rows
 from featurecache.stores._chunks import chunk_key
-from featurecache.stores._creation import LEDGER, create_files, extend_files, settle, snapshot
+from featurecache.stores._copying import Copied, Journal, check_copy, copy_notes, header_from, replacing, take_apart
+from featurecache.stores._creation import LEDGER, ROOT, checked, create_files, extend_files, settle, snapshot
 from featurecache.stores._explaining import explained
-from featurecache.stores._layout import status_files
+from featurecache.stores._layout import TABLE_COLUMNS, status_files
 from featurecache.stores._mapping import can_map, map_files
 from featurecache.stores._writer import LOCK, Lock, Writer, acquire
 
@@ -29,13 +30,13 @@ SUFFIXES = (".zarr",)
 def create(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> ZarrStore:
     """Create an empty store: it is there whole, or not at all."""
     create_files(path, header, table, chunk_multiple)
-    return ZarrStore(path, writable=True)
+    return _writable(path)
 
 
 def open(path: Path, *, writable: bool = False) -> ZarrStore:
     """Open an existing store."""
     if (path / LEDGER).exists():
-        return ZarrStore(path, writable=writable)
+        return _writable(path) if writable else ZarrStore(path)
     if path.exists():
         raise StoreNotFoundError(
             f"{path} is there, but it is not a feature store: it has no ledger. Give another path."
@@ -45,29 +46,46 @@ def open(path: Path, *, writable: bool = False) -> ZarrStore:
     )
 
 
+def _writable(path: Path) -> ZarrStore:
+    lock = acquire(path / LOCK)  # first: the ledger may grow until the lock is ours
+    try:
+        return ZarrStore(path, lock)
+    except BaseException:
+        lock.release(for_good=False)
+        raise
+
+
+def exists(path: Path) -> bool:
+    """Return whether anything is where a store at `path` would be, or would begin."""
+    return path.exists()
+
+
+def copy(source: Copied, path: Path) -> None:
+    """Write a finished store that is `source` in this format, verified against it; whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        take_apart(source, temporary)
+        check_copy(ZarrStore(temporary), source)
+        copy_notes(source.notes, temporary)
+
+
 class ZarrStore:
     """A store in one folder. See `FeatureStore` for the contract."""
 
-    def __init__(self, path: Path, *, writable: bool) -> None:
-        self.path = path
+    def __init__(self, path: Path, lock: Lock | None = None) -> None:
+        """Open for reading, or for writing with the store's lock, which stays the caller's if this raises."""
+        self.path = self.notes = path
         self._table: RowTable | None = None
         self._writer: Writer | None = None
-        if not writable:
-            self._load()
-            return
-        lock = acquire(path / LOCK)  # first: the ledger may grow until the lock is ours
-        try:
+        if lock is not None:
             with explained(f"write to {path}"):
                 settle(path)
-            self._load(lock)
-        except BaseException:
-            lock.release(for_good=False)
-            raise
+        self._load(lock)
 
     def _load(self, lock: Lock | None = None) -> None:
         root, records, _ = snapshot(self.path)
         self._state = _ledger.Committed.replay(records)
-        self.header = _header(self.path, json.loads(root)["attributes"])
+        self.header = header_from(self.path, root)
         self._root = zarr.open_group(str(self.path), mode="r", zarr_format=3)
         self.chunk_rows = {spec.name: int(self._array(spec.name).chunks[0]) for spec in self.header.arrays}
         self._maps: dict[tuple[str, int], npt.NDArray[Any]] = {}
@@ -97,9 +115,7 @@ class ZarrStore:
     def table(self) -> RowTable:
         """Return the row table; read once, then kept."""
         if self._table is None:
-            columns: dict[str, Any] = {
-                name: self._array(name)[:] for name in ("sample_id", "target", "split", "domain", "group")
-            }
+            columns: dict[str, Any] = {name: self._array(name)[:] for name in TABLE_COLUMNS}
             self._table = RowTable(**columns)
         return self._table
 
@@ -220,15 +236,32 @@ class ZarrStore:
             raise StoreDamagedError(f"{file} {seen}. Restore it, or remove this store and extract again.")
         return file
 
+    def journal(self) -> Journal:
+        """Return the ledger and Zarr's metadata, which every copy in another format keeps."""
+        names = {name: crc for name, crc in self._state.files.items() if Path(name).name == ROOT}
+        metadata = {name: checked(self.path, name, crc) for name, crc in names.items()}
+        return Journal((self.path / LEDGER).read_bytes(), metadata)
+
+    def block(self, spec: ArraySpec, rows: slice) -> npt.NDArray[Any]:
+        """Return (B, V, ...) of the rows of one chunk, read from its files and not mapped."""
+        number, views = rows.start // self.chunk_rows[spec.name], []
+        for view in range(self.header.views):
+            file = self._chunk(spec, chunk_key(number, view, len(spec.tail)))
+            if file is None:
+                raise StoreContentsError(f"{self.path} lacks rows {rows.start} to {rows.stop - 1} of {spec.name}.")
+            values = np.fromfile(file, spec.storage_dtype).reshape(-1, *spec.tail)
+            views.append(values[: rows.stop - rows.start])
+        return np.stack(views, axis=1)
+
     def to_numpy(self, array: str, *, split: str | None = None, view: int = 0) -> npt.NDArray[Any]:
         """Return the committed `ok` rows of one array, (N, ...), bfloat16 as float32; `split` keeps one split."""
-        keep = self.status() == "ok"
-        if split is not None:
-            keep &= np.asarray(self.table().split) == split
-        values = self.read(array, np.flatnonzero(keep), view)
-        if self.header.array(array).dtype == "bfloat16":
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return values
+        return readable_rows(self, array, split, view)
+
+    def let_go(self) -> None:
+        """Close the files, but leave the lock to whoever gave it."""
+        self._maps.clear()
+        self._writing().let_go()
+        self._writer = None
 
     def close(self) -> None:
         """Release files and the writer's lock."""
@@ -236,15 +269,3 @@ class ZarrStore:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-
-def _header(path: Path, attributes: Mapping[str, Any]) -> Header:
-    value = attributes.get("featurecache")
-    if not isinstance(value, Mapping):
-        raise StoreError(f"{path} is a Zarr group, but not a feature store: it has no 'featurecache' attribute.")
-    if value["format_version"] != FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format version {value['format_version']}; this version of featurecache reads {FORMAT_VERSION}. "
-            "Install the version that wrote it (see provenance.jsonl), or extract again."
-        )
-    return Header.from_json(value)

@@ -58,12 +58,12 @@ def _entry(spec: ArraySpec, score: float, rows: int) -> dict[str, Any]:
 
 
 def _file(store: FeatureStore, name: str) -> Path:
-    return store.path / "scores" / f"{name}.json"
+    return store.notes / "scores" / f"{name}.json"
 
 
 def _keep(path: Path, entries: list[dict[str, Any]]) -> None:
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json_bytes(entries))
     except OSError as error:
         log.warning("scores are not kept in %s: %s", path, error.strerror or error)

@@ -70,7 +70,7 @@ def test_nothing_is_answered_as_nothing():
 
 
 def test_a_folder_that_is_neither_is_answered_with_what_a_store_looks_like(tmp_path):
-    with pytest.raises(ConfigError, match=r"must end in one of \.zarr"):
+    with pytest.raises(ConfigError, match=r"must end in one of \.h5, \.hdf5, \.zarr"):
         info(InfoConfig(store=tmp_path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -65,6 +66,9 @@ def fill(store, commit_every: int = 4, stop_after: int | None = None, delay: flo
 
 
 def files(folder: Path) -> dict[str, bytes]:
+    """Return name -> content of the files of a store; of one file, where the store is one."""
+    if folder.is_file():
+        return {"": folder.read_bytes()}
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
@@ -77,6 +81,14 @@ def fill_until_killed(path: Path, delay: float) -> None:
 
 class StoreContract:
     suffix: str
+
+    def journalled(self, path: Path) -> Path:
+        """Return the folder of ledger and chunks while the store at `path` is written."""
+        raise NotImplementedError
+
+    def change_header(self, path: Path) -> None:
+        """Change the header of a finished store behind its back."""
+        raise NotImplementedError
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
@@ -179,7 +191,7 @@ class StoreContract:
         store = create_store(path, header(), table(), chunk_multiple=BATCH)
         fill(store, commit_every=2, stop_after=4)
         store.close()
-        with open(path / "ledger.jsonl", "ab") as ledger:
+        with open(self.journalled(path) / "ledger.jsonl", "ab") as ledger:
             ledger.write(b'deadbeef {"kind":"comm')
 
         store = open_store(path, writable=True)
@@ -193,7 +205,7 @@ class StoreContract:
         fill(store, stop_after=1)
         store.commit()
         store.close()
-        chunk = sorted(path.glob("embedding/c/0/**/*"))[-1]
+        chunk = sorted(self.journalled(path).glob("embedding/c/0/**/*"))[-1]
         content = bytearray(chunk.read_bytes())
         content[5] ^= 1
         chunk.write_bytes(content)
@@ -202,10 +214,9 @@ class StoreContract:
             open_store(path, writable=True)
 
     def test_a_changed_header_is_refused(self, finished):
-        metadata = finished / "zarr.json"
-        metadata.write_bytes(metadata.read_bytes().replace(b'"test"', b'"Test"'))
+        self.change_header(finished)
 
-        with pytest.raises(StoreDamagedError, match="is not the file that was written"):
+        with pytest.raises(StoreDamagedError, match="is not the (file|one) that was written"):
             open_store(finished)
 
     def test_a_second_writer_is_refused_with_the_first_ones_pid(self, path):
@@ -219,6 +230,34 @@ class StoreContract:
     def test_a_store_that_is_there_is_not_overwritten(self, finished):
         with pytest.raises(StoreError, match="exists already"):
             create_store(finished, header(), table(), chunk_multiple=BATCH)
+
+    def test_a_finished_store_is_extended_without_touching_what_is_there(self, finished, tmp_path):
+        later = ArraySpec("logits", (3,), "float32")
+        wider = dataclasses.replace(header(), arrays=(*ARRAYS, later))
+        logits = np.arange(ROWS * 3, dtype=np.float32).reshape(ROWS, 1, 3)
+        whole = tmp_path / f"whole{self.suffix}"
+        for path in (finished, whole):
+            if path == whole:
+                store = create_store(path, wider, table(), chunk_multiple=BATCH)
+            else:
+                store = open_store(path, writable=True)
+                store.extend(wider, chunk_multiple=BATCH)
+                assert not open_store(path).finished
+                assert store.missing([spec.name for spec in ARRAYS]) == []
+            for rows in store.missing(["logits"]):
+                old = {} if path == finished else values(rows)
+                skipped = {} if path == finished else {40: "truncated"}
+                store.write(rows, {**old, "logits": logits[rows.start : rows.stop]}, skipped)
+            store.commit()
+            store.finish()
+            store.close()
+
+        assert files(finished) == files(whole)
+        assert open_store(finished).finished
+
+    def test_a_store_opened_for_reading_takes_no_rows(self, finished):
+        with pytest.raises(StoreError, match="was opened for reading. Open it with writable=True"):
+            open_store(finished).write(range(1), values(range(1)), {})
 
     def test_an_unfinished_store_cannot_be_sealed(self, path):
         store = create_store(path, header(), table(), chunk_multiple=BATCH)

@@ -16,6 +16,13 @@ from tests.featurecache.stores.contract import BATCH, ROWS, StoreContract, value
 class TestZarrStore(StoreContract):
     suffix = ".zarr"
 
+    def journalled(self, path):
+        return path
+
+    def change_header(self, path):
+        metadata = path / "zarr.json"
+        metadata.write_bytes(metadata.read_bytes().replace(b'"test"', b'"Test"'))
+
     def test_a_plain_zarr_reader_sees_features_and_row_table(self, finished):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

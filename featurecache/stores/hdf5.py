@@ -1,0 +1,277 @@
+"""HDF5 stores: one file when finished, assembled from the same journalled Zarr side that extraction writes beside it.
+
+While `x.h5` is written or extended, the folder `x.h5.zarr` is the store: a Zarr store like any other, with its ledger and its
+lock. `finish` assembles the file from it under a temporary name, renames it, and only then clears the side. A side without
+a ledger is nothing but a lock, or what a kill left of one: the file is the store. Provenance and scores are in `x.h5.notes`.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Mapping, Sequence
+from filecmp import cmp
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurecache.datasets import RowTable
+from featurecache.errors import StoreDamagedError, StoreError, StoreNotFoundError
+from featurecache.features import Header
+from featurecache.files import sync_folder
+from featurecache.stores._agreement import check_extends
+from featurecache.stores._choosing import readable_rows
+from featurecache.stores._copying import NOTES, Copied, Journal, copy_notes, replacing, take_apart
+from featurecache.stores._creation import LEDGER, create_files
+from featurecache.stores._explaining import explained
+from featurecache.stores._hdf5_file import Hdf5File, assemble, notes_of
+from featurecache.stores._writer import LOCK, Lock, acquire
+from featurecache.stores.zarr import ZarrStore
+
+SUFFIXES = (".h5", ".hdf5")
+
+
+def side_of(path: Path) -> Path:
+    """Return the Zarr store beside a file, in which it is written."""
+    return path.with_name(f"{path.name}.zarr")
+
+
+def exists(path: Path) -> bool:
+    """Return whether anything is where a store at `path` would be, or would begin."""
+    return path.exists() or side_of(path).exists()
+
+
+def create(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> Hdf5Store:
+    """Create an empty store: its Zarr side is there whole, or not at all."""
+    _refuse_remains(path)
+    create_files(side_of(path), header, table, chunk_multiple)
+    return Hdf5Store(path, _locked(side_of(path)))
+
+
+def open(path: Path, *, writable: bool = False) -> Hdf5Store:
+    """Open an existing store, finished or not."""
+    if not path.exists() and not (side_of(path) / LEDGER).exists():
+        raise StoreNotFoundError(
+            f"{path} does not exist. Make one with: featurecache extract-features DATA --backbone NAME --out {path}"
+        )
+    return Hdf5Store(path, _locked(side_of(path)) if writable else None)
+
+
+def copy(source: Copied, path: Path) -> None:
+    """Write a finished store that is `source` in this format, verified against it; whole or not at all."""
+    _refuse_remains(path, source.notes)
+    with replacing(path) as temporary:
+        assemble(source, temporary)
+        if not notes_of(path).exists():
+            with replacing(notes_of(path)) as notes:
+                notes.mkdir()
+                copy_notes(source.notes, notes)
+
+
+def _refuse_remains(path: Path, notes: Path | None = None) -> None:
+    """Refuse to begin where something is; notes of an earlier store would be taken for those of the new one."""
+    if path.exists() or side_of(path).exists():
+        there = path if path.exists() else side_of(path)
+        raise StoreError(f"{there} exists already. Give another --out, or remove it first.")
+    ours = notes_of(path)
+    if ours.exists() and (notes is None or not _same_notes(ours, notes)):
+        raise StoreError(
+            f"{ours} exists already, with notes of a store that is gone. Remove it, or give another --out."
+        )
+
+
+def _same_notes(ours: Path, theirs: Path) -> bool:
+    def named(folder: Path) -> list[Path]:
+        return sorted(
+            p.relative_to(folder) for n in NOTES for p in [folder / n, *(folder / n).rglob("*")] if p.is_file()
+        )
+
+    names = named(ours)
+    return names == named(theirs) and all(cmp(ours / name, theirs / name, shallow=False) for name in names)
+
+
+def _locked(side: Path) -> Lock:
+    with explained(f"write in {side.parent}"):
+        side.mkdir(exist_ok=True)
+    try:
+        return acquire(side / LOCK)
+    except StoreError:
+        if side.exists():
+            raise
+        return _locked(side)  # the writer before us removed it between our two steps
+
+
+class Hdf5Store:
+    """A store in one file, or on its way into one. See `FeatureStore` for the contract."""
+
+    def __init__(self, path: Path, lock: Lock | None = None) -> None:
+        self.path, self.notes = path, notes_of(path)
+        self._side_path, self._lock = side_of(path), lock
+        try:
+            self._load()
+        except BaseException:
+            if lock is not None:
+                lock.release(for_good=False)
+            raise
+
+    def _load(self) -> None:
+        self._held: ZarrStore | Hdf5File
+        if not (self._side_path / LEDGER).exists():
+            self._held = self._file()
+            return
+        try:
+            self._held = ZarrStore(self._side_path, self._lock)
+        except (StoreDamagedError, OSError):
+            if (self._side_path / LEDGER).exists():
+                raise
+            self._held = self._file()  # its writer finished between our two steps
+            return
+        if self._lock is not None and self._held.finished and self.path.exists():
+            self._settle(self._held)
+
+    def _file(self) -> Hdf5File:
+        """Open the file; a writer first clears what a kill has left beside it."""
+        if self._lock is not None:
+            _clear(self._side_path)
+        return Hdf5File(self.path)
+
+    def _settle(self, side: ZarrStore) -> None:
+        """Clear a side that has become the file already, as the writer would have done that was killed then."""
+        file = Hdf5File(self.path)
+        if file.journal() == side.journal():
+            side.let_go()
+            _clear(self._side_path)
+            self._held = file
+        else:
+            file.close()
+
+    @property
+    def header(self) -> Header:
+        """What the store holds, and what made it."""
+        return self._held.header
+
+    @property
+    def finished(self) -> bool:
+        """Whether the file is there and complete, and no other writer has to let go of it yet."""
+        return isinstance(self._held, Hdf5File) and (self._lock is not None or not self._side_path.exists())
+
+    @property
+    def interrupted_at(self) -> int:
+        """Row up to which an earlier, unfinished writer had begun to compute; 0 where there was none."""
+        return self._held.interrupted_at if isinstance(self._held, ZarrStore) else 0
+
+    @property
+    def uncommitted(self) -> int:
+        """Rows written since the last commit."""
+        return self._held.uncommitted if isinstance(self._held, ZarrStore) else 0
+
+    def table(self) -> RowTable:
+        """Return the row table; read once, then kept."""
+        return self._held.table()
+
+    def status(self) -> npt.NDArray[Any]:
+        """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
+        return self._held.status()
+
+    def missing(self, arrays: Sequence[str] | None = None) -> list[range]:
+        """Return the rows that are not committed in every one of `arrays` (None: all), ascending and disjoint."""
+        return self._held.missing(arrays) if isinstance(self._held, ZarrStore) else []
+
+    def _writing(self) -> ZarrStore:
+        if self._lock is None:
+            raise StoreError(f"{self.path} was opened for reading. Open it with writable=True.")
+        if isinstance(self._held, Hdf5File):
+            raise StoreError(f"{self.path} is finished: rows are written to it only after it was extended.")
+        return self._held
+
+    def begin(self, rows: range) -> None:
+        """Note that `rows` are being computed."""
+        self._writing().begin(rows)
+
+    def write(self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str]) -> None:
+        """Take the values of consecutive rows, (B, V, ...) each in storage dtype; not real before `commit`."""
+        self._writing().write(rows, arrays, skipped)
+
+    def commit(self) -> None:
+        """Make everything written so far durable, in all arrays at once."""
+        if isinstance(self._held, ZarrStore):
+            self._writing().commit()
+
+    def extend(self, header: Header, *, chunk_multiple: int) -> None:
+        """Take in the arrays of `header` that are not there yet; the file stays as it is until all of them are complete."""
+        check_extends(self.path, self.header, header)
+        if isinstance(self._held, Hdf5File) and self._lock is not None:
+            with explained(f"extend {self.path}"):
+                take_apart(self._held, self._side_path)
+            self._held.close()
+            self._held = ZarrStore(self._side_path, self._lock)
+        self._writing().extend(header, chunk_multiple=chunk_multiple)
+
+    def finish(self) -> None:
+        """Seal the store: assemble the file, give it its name, then clear the side."""
+        if self.finished:
+            return
+        side = self._writing()
+        side.finish()
+        with replacing(self.path) as temporary:
+            assemble(side, temporary)
+        file = Hdf5File(self.path)
+        side.let_go()
+        self._held = file
+        with explained(f"clear {self._side_path}"):
+            _clear(self._side_path)
+
+    def read(self, array: str, rows: npt.NDArray[np.int64] | slice, view: int = 0) -> npt.NDArray[Any]:
+        """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked."""
+        return self._held.read(array, rows, view)
+
+    def mapped(self, array: str, view: int = 0) -> npt.NDArray[Any] | None:
+        """Return all N rows as one array over the mapped file, or None where it cannot be mapped."""
+        return self._held.mapped(array, view)
+
+    def to_numpy(self, array: str, *, split: str | None = None, view: int = 0) -> npt.NDArray[Any]:
+        """Return the committed `ok` rows of one array, (N, ...), bfloat16 as float32; `split` keeps one split."""
+        return readable_rows(self, array, split, view)
+
+    def journal(self) -> Journal:
+        """Return the ledger and Zarr's metadata, which every copy in another format keeps."""
+        return self._held.journal()
+
+    def block(self, spec: Any, rows: slice) -> npt.NDArray[Any]:
+        """Return (B, V, ...) of the rows of one chunk, read from the file and not mapped."""
+        return self._held.block(spec, rows)
+
+    def close(self) -> None:
+        """Release files and the writer's lock."""
+        done = isinstance(self._held, Hdf5File)
+        if isinstance(self._held, ZarrStore) and self._lock is not None:
+            self._held.let_go()
+        else:
+            self._held.close()
+        if self._lock is not None:
+            self._lock.release(for_good=done)
+            self._lock = None
+            if done:
+                _remove_empty(self._side_path)
+
+
+def _clear(side: Path) -> None:
+    """Remove everything of a side but its lock; without its ledger it is no store any more, so that goes first."""
+    (side / LEDGER).unlink(missing_ok=True)
+    sync_folder(side)
+    for entry in side.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
+
+
+def _remove_empty(side: Path) -> None:
+    try:
+        side.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # the next writer is in it, or was
+            raise
+    sync_folder(side.parent)
