@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/featurecache demo
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 faults: setup
 	$(BIN)/python -m pytest tests/faults

@@ -36,7 +36,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("pipelines.demo:DemoConfig", "Run the whole pipeline once, with no download."),
     "data": ("pipelines.data:DataConfig", "Look at every image of a data set: counts, copies, what cannot be read."),
     "info": ("pipelines.inspect:InfoConfig:info", "Say what a store or a run holds."),
-    "convert": ("pipelines.maintain:ConvertConfig:convert", "Write a store again as one HDF5 file, or as Zarr; checked."),
+    "convert": (
+        "pipelines.maintain:ConvertConfig:convert",
+        "Write a store again as one HDF5 file, or as Zarr; checked.",
+    ),
     "doctor": ("pipelines.doctor:DoctorConfig", "Say what this machine has for the work, and what is wrong with it."),
     "list": ("pipelines.inspect:ListConfig:list_names", "List data sets, backbones, heads and store formats."),
 }

@@ -45,7 +45,7 @@ class TrainHeadConfig:
     layers: str | None = None
     """Layers the head reads: last, an index, indices such as 0,3,6-11, embedding, mean, or concat; default: the head's own."""
     tokens: str = "auto"
-    """Kinds of token joined by +, of those in the store; auto is the store's first."""
+    """Kinds of token joined by +, of those in the store; auto is cls, else mean."""
     head_option: Mapping[str, Any] = field(default_factory=dict)
     """Option of the head k=v, e.g. start=published; may be given several times."""
     epochs: int = 50
