@@ -12,7 +12,6 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -325,8 +324,9 @@ def facts(backbone: Backbone, config: SaveFeaturesConfig) -> dict[str, Any]:
 def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
     """Return the LogME of every vector array of a finished store over its labelled training rows.
 
-    [] where nothing can be told apart: fewer than two such rows, or all of one class. An array is scored once, when its score is first asked for, and its score is kept beside it; an array is a vector
-    array when one row is (D,): the embedding and each layer's cls and mean.
+    [] where nothing can be told apart: fewer than two such rows, or all of one class. An array is scored once, when its
+    score is first asked for, and its score is kept beside it; an array is a vector array when one row is (D,): the
+    embedding and each layer's cls and mean.
     """
     path = store.notes / "scores" / "logme.json"
     kept = {score["array"]: score for score in json.loads(path.read_text())} if path.exists() else {}
@@ -335,16 +335,15 @@ def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
     rows = scored_rows(store) if fresh else np.empty(0, np.int64)
     if len(rows) and len(np.unique(np.asarray(store.table().target)[rows], axis=0)) > 1:
         kept |= {spec.name: score_array(store, spec, rows) for spec in fresh}
-        with _kept_where_writable(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, json_bytes([kept[spec.name] for spec in arrays]))
+        keep_scores(path, [kept[spec.name] for spec in arrays])
     return [kept[spec.name] for spec in arrays if spec.name in kept]
 
 
-@contextmanager
-def _kept_where_writable(path: Path) -> Iterator[None]:
+def keep_scores(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Write scores beside the features; where nothing can be written, say so, for the scores themselves are there."""
     try:
-        yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json_bytes(entries))
     except OSError as error:
         log.warning("scores are not kept in %s: %s", path, error.strerror or error)
 

@@ -1,13 +1,29 @@
-"""The rows that a user means: readable ones, of one split, as numbers."""
+"""What a user means by an array and a split: the array's spec, or what the store holds instead; readable rows as numbers."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featurecache.casting import as_numbers
+from featurecache.errors import StoreContentsError
+from featurecache.features import ArraySpec, Header
+
+
+def spec_called(path: Path, header: Header, array: str) -> ArraySpec:
+    """Return the spec of an array of the store at `path`.
+
+    Raises:
+        StoreContentsError: there is none of that name; lists those that there are.
+    """
+    try:
+        return header.array(array)
+    except KeyError:
+        held = ", ".join(spec.name for spec in header.arrays)
+        raise StoreContentsError(f"{path} holds no array {array!r}; it holds {held}.") from None
 
 
 def readable_rows(store: Any, array: str, split: str | None, view: int) -> npt.NDArray[Any]:

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featurecache.datasets import RowTable
-from featurecache.errors import StoreContentsError, StoreDamagedError, StoreNotFoundError
+from featurecache.errors import StoreDamagedError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header
+from featurecache.stores._choosing import spec_called
 from featurecache.stores._copying import Copied, Journal, check_copy, checked_blocks, header_from
 from featurecache.stores._creation import ROOT
 from featurecache.stores._layout import TEXT_COLUMNS
@@ -187,12 +188,7 @@ class Hdf5File:
         return self._maps[array][:, view]
 
     def _spec(self, array: str) -> ArraySpec:
-        try:
-            return self.header.array(array)
-        except KeyError:
-            raise StoreContentsError(
-                f"{self.path} holds no array {array!r}; it holds {', '.join(s.name for s in self.header.arrays)}."
-            ) from None
+        return spec_called(self.path, self.header, array)
 
     def _map(self, spec: ArraySpec) -> npt.NDArray[Any] | None:
         dataset = self._file[spec.name]

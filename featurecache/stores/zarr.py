@@ -15,7 +15,7 @@ from featurecache.errors import StoreContentsError, StoreDamagedError, StoreErro
 from featurecache.features import ArraySpec, Header
 from featurecache.stores import _ledger
 from featurecache.stores._agreement import check_extends
-from featurecache.stores._choosing import readable_rows
+from featurecache.stores._choosing import readable_rows, spec_called
 from featurecache.stores._chunks import chunk_key
 from featurecache.stores._copying import Copied, Journal, check_copy, copy_notes, header_from, replacing, take_apart
 from featurecache.stores._creation import LEDGER, ROOT, checked, create_files, extend_files, settle, snapshot
@@ -188,12 +188,7 @@ class ZarrStore:
         return self._map(spec, view)
 
     def _spec(self, array: str) -> ArraySpec:
-        try:
-            return self.header.array(array)
-        except KeyError:
-            raise StoreContentsError(
-                f"{self.path} holds no array {array!r}; it holds {', '.join(s.name for s in self.header.arrays)}."
-            ) from None
+        return spec_called(self.path, self.header, array)
 
     def _check_committed(self, array: str, rows: npt.NDArray[np.int64] | slice) -> None:
         gaps = self.missing([array])

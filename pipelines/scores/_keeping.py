@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from featurecache.features import ArraySpec, parse_layer_array
-from featurecache.files import json_bytes, write_atomic
 from featurecache.stores import FeatureStore
 from pipelines.scores._rows import Rows
-from save_features import scored_rows
-
-log = logging.getLogger("featurecache")
+from save_features import keep_scores, scored_rows
 
 Entries = dict[str, dict[str, Any]]
 """Array -> what is kept of its score."""
@@ -32,7 +28,7 @@ def kept(store: FeatureStore, rooms: Mapping[str, ModuleType]) -> dict[str, list
         data = Rows.stored(store, spec, rows)
         for name in fresh:
             found[name][spec.name] = _entry(spec, float(rooms[name].score(data)), len(rows))
-            _keep(_file(store, name), list(found[name].values()))
+            keep_scores(_file(store, name), list(found[name].values()))
     order = [spec.name for spec in store.header.arrays]
     return {name: [entries[array] for array in order if array in entries] for name, entries in found.items()}
 
@@ -59,11 +55,3 @@ def _entry(spec: ArraySpec, score: float, rows: int) -> dict[str, Any]:
 
 def _file(store: FeatureStore, name: str) -> Path:
     return store.notes / "scores" / f"{name}.json"
-
-
-def _keep(path: Path, entries: list[dict[str, Any]]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json_bytes(entries))
-    except OSError as error:
-        log.warning("scores are not kept in %s: %s", path, error.strerror or error)
