@@ -54,6 +54,7 @@ from featurecache.datasets import ImageDataset, open_dataset
 from featurecache.devices import default_precision, resolve_device
 from featurecache.features import Header
 from featurecache.requests import header_of, requested
+from featurecache.scoring import saved_scores
 from featurecache.stores import create_store, open_store
 from featurecache.views import Views
 from save_features import SaveFeaturesConfig, backbone_options
@@ -120,7 +121,7 @@ def scored_store(bench: Bench, rows: int) -> Path:
 def scoring(path: Path) -> float:
     """Seconds of scoring every array of a finished store."""
     shutil.rmtree(path / "scores", ignore_errors=True)
-    return seconds(lambda: save_features.saved_scores(open_store(path)))
+    return seconds(lambda: saved_scores(open_store(path)))
 
 
 def forward_seconds(bench: Bench, images: Tensor) -> float:

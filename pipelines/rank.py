@@ -13,9 +13,9 @@ from featurecache.checks import check
 from featurecache.errors import StoreContentsError
 from featurecache.features import differences
 from featurecache.reports import Table
+from featurecache.scoring import scored_rows
 from featurecache.stores import FeatureStore, open_store
 from pipelines.scores import SCORES, Agreement, Point, agreements, measured, refusal, scores_of
-from save_features import scored_rows
 
 
 @dataclass(frozen=True, kw_only=True)

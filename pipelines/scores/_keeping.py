@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from featurecache.features import ArraySpec, parse_layer_array
+from featurecache.scoring import keep_scores, scored_rows
 from featurecache.stores import FeatureStore
 from pipelines.scores._rows import Rows
-from save_features import keep_scores, scored_rows
 
 Entries = dict[str, dict[str, Any]]
 """Array -> what is kept of its score."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from featurecache.scoring import saved_scores
 from featurecache.stores import FeatureStore
-from save_features import saved_scores
 
 CONSUMES = "features"
 TASKS = ("classification", "multilabel", "regression")

@@ -12,11 +12,11 @@ import pytest
 
 from featurecache.errors import ConfigError, StoreContentsError, StoreDamagedError, StoreError
 from featurecache.provenance import note, provenance
+from featurecache.scoring import saved_scores
 from featurecache.stores import open_store
 from pipelines.maintain import ConvertConfig, convert
 from pipelines.rank import RankConfig
 from pipelines.rank import run as rank
-from save_features import saved_scores
 from tests.featurecache.stores.contract import files
 from tests.pipelines.stores import made_store
 

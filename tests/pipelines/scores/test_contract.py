@@ -9,7 +9,7 @@ import logging
 import numpy as np
 import pytest
 
-import save_features
+from featurecache import scoring
 from featurecache.stores import open_store
 from pipelines.scores import SCORES, Rows, _rows, refusal, scores_of
 from tests.pipelines.scores.samples import clusters, score_of
@@ -124,7 +124,7 @@ def test_scores_that_cannot_be_kept_are_told_and_returned(store, monkeypatch, ca
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(save_features, "write_atomic", full)
+    monkeypatch.setattr(scoring, "write_atomic", full)
     with caplog.at_level(logging.WARNING, "featurecache"):
         entries = scores_of(store, ["h_score"])["h_score"]
 
