@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from featurecache.backbones import Backbone, BackboneOptions, load_backbone
-from featurecache.casting import stored_form
+from featurecache.casting import Rounding, stored_form
 from featurecache.checks import check
 from featurecache.datasets import Fingerprint, ImageDataset, open_dataset
 from featurecache.devices import default_precision, environment, resolve_device
@@ -46,6 +46,9 @@ from featurecache.stores import (
 from featurecache.views import RECIPES, Views
 
 log = logging.getLogger("featurecache")
+
+PROBED = 512
+"""Rows after which it is told what the store's dtype costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,15 +138,22 @@ class ExtractionReport:
     seconds: float
     waited: str
     scores: list[dict[str, Any]]
+    rounding: Mapping[str, float] = field(default_factory=dict)
+    """Array -> what the store's dtype took from the rows computed by this run, relative to their size."""
     added: tuple[str, ...] = ()
     """Arrays by which the store was extended."""
     beyond: tuple[str, ...] = ()
     """Arrays that the store holds and this run did not ask for."""
 
     def tables(self) -> list[Table]:
-        """Return one table of the layers' scores."""
-        rows = [(score["array"], f"{score['score']:.4f}") for score in self.scores]
-        return [Table("LogME of the training rows", ("array", "LogME"), rows, list(self._notes()))]
+        """Return one table: what the dtype costs each array, and LogME of those that are vectors."""
+        scores = {score["array"]: f"{score['score']:.4f}" for score in self.scores}
+        errors = {name: f"{error:.1e}" for name, error in self.rounding.items()}
+        named = {"rounding error": errors, "LogME of the training rows": scores}
+        columns = {title: values for title, values in named.items() if values}
+        arrays = sorted({name for values in columns.values() for name in values})
+        rows = [(array, *(values.get(array, "") for values in columns.values())) for array in arrays]
+        return [Table("", ("array", *columns), rows, list(self._notes()))]
 
     def _notes(self) -> Iterator[str]:
         computed = self.rows - self.kept
@@ -167,7 +177,7 @@ class ExtractionReport:
     def json(self) -> dict[str, Any]:
         """Return everything the tables say."""
         plain = {"store": str(self.store), "added": list(self.added), "beyond": list(self.beyond)}
-        names = ("rows", "kept", "recomputed", "skipped", "was_finished", "seconds", "scores")
+        names = ("rows", "kept", "recomputed", "skipped", "was_finished", "seconds", "scores", "rounding")
         return {**plain, **{name: getattr(self, name) for name in names}}
 
 
@@ -254,15 +264,21 @@ def save_features(
     backbone: Backbone, dataset: ImageDataset, store: FeatureStore, config: SaveFeaturesConfig
 ) -> ExtractionReport:
     """Compute what the store lacks, commit it, seal the store, and score every layer."""
-    watch, was_finished, rows = Stopwatch(), store.finished, store.header.rows
+    watch, rounding, was_finished, rows = Stopwatch(), Rounding(), store.finished, store.header.rows
     kept, recomputed = progress(store)
     if kept < rows:
         with explained(f"write to {store.path}"):
             note(store.notes, facts(backbone, config))
         with Bar("extracting", rows, kept, config.quiet) as bar:
-            _extract(backbone, dataset, store, config, watch=watch, bar=bar)
+            _extract(backbone, dataset, store, config, watch=watch, bar=bar, rounding=rounding)
     if not store.finished:
-        store.finish()
+        with watch.waiting("write"):
+            store.finish()
+    with watch.waiting("scores"):
+        scores = saved_scores(store)
+    if kept < rows:
+        with explained(f"write to {store.path}"):
+            note(store.notes, costs(watch, rounding))
     return ExtractionReport(
         store=store.path,
         rows=rows,
@@ -272,7 +288,8 @@ def save_features(
         was_finished=was_finished,
         seconds=watch.elapsed,
         waited=f"({watch})" if kept < rows else "",
-        scores=saved_scores(store),
+        scores=scores,
+        rounding=rounding.relative(),
     )
 
 
@@ -284,8 +301,9 @@ def _extract(
     *,
     watch: Stopwatch,
     bar: Bar,
+    rounding: Rounding,
 ) -> None:
-    ids = dataset.table.sample_id
+    ids, told = dataset.table.sample_id, False
     with WriteBehind(store, config.commit_rows) as behind:
         for gap, arrays in gaps(store):
             request, batches = request_of(store.header.tokens, arrays), list(grid(gap, config.batch_size))
@@ -297,11 +315,35 @@ def _extract(
                 with watch.waiting("model"):
                     outputs = [backbone.forward(view.to(backbone.device), request) for view in images]
                 with watch.waiting("write"):
-                    cast = partial(stored_form, outputs, arrays, [ids[row] for row in rows], skipped)
+                    cast = partial(stored_form, outputs, arrays, [ids[row] for row in rows], skipped, rounding)
                     behind.write(rows, cast, {rows[place]: reason for place, reason in skipped.items()})
                 bar.advance(len(rows), watch)
+                if rounding.rows >= PROBED and not told:
+                    log.info(rounded(rounding, config.dtype))
+                    told = True
         with watch.waiting("write"):
             behind.commit()
+
+
+def rounded(rounding: Rounding, dtype: str) -> str:
+    """Return in words what the dtype has cost so far."""
+    errors = rounding.relative()
+    least, worst = min(errors, key=errors.__getitem__), max(errors, key=errors.__getitem__)
+    return (
+        f"as {dtype} the first {rounding.rows} rows lose {errors[least]:.1e} ({least}) "
+        f"to {errors[worst]:.1e} ({worst}) of their size"
+    )
+
+
+def costs(watch: Stopwatch, rounding: Rounding) -> dict[str, Any]:
+    """Return what is recorded of a run that has computed all its rows."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "rows": rounding.rows,
+        "seconds": round(watch.elapsed, 3),
+        "waited": {what: round(seconds, 3) for what, seconds in watch.seconds.items()},
+        "rounding": rounding.relative(),
+    }
 
 
 def facts(backbone: Backbone, config: SaveFeaturesConfig) -> dict[str, Any]:

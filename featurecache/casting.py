@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,50 +20,88 @@ WORST_ERROR = {"float16": 2e-3, "bfloat16": 1e-2, "float32": 1e-6}
 """Largest relative error (Frobenius norm of a batch) that a layer may suffer from the store's dtype."""
 
 
+class Rounding:
+    """What the store's dtype has taken from each array so far: Frobenius norms of the difference, by those of the values."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        """Rows seen so far, skipped ones too."""
+        self._squares: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+
+    def add(self, array: str, error: float, size: float) -> None:
+        """Count one batch of one view: the norm of the difference, and that of the values."""
+        lost, whole = self._squares[array]
+        self._squares[array] = (lost + error**2, whole + size**2)
+
+    def relative(self) -> dict[str, float]:
+        """Return array -> relative error; 0 where the dtype holds every value, as float32 does."""
+        return {name: math.sqrt(lost / whole) if whole else 0.0 for name, (lost, whole) in list(self._squares.items())}
+
+
 def stored_form(
-    outputs: Sequence[Mapping[str, Tensor]], arrays: Sequence[ArraySpec], ids: Sequence[str], skipped: Mapping[int, str]
+    outputs: Sequence[Mapping[str, Tensor]],
+    arrays: Sequence[ArraySpec],
+    ids: Sequence[str],
+    skipped: Mapping[int, str],
+    rounding: Rounding | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Return (B, V, ...) arrays as the store keeps them, from the outputs of V views; rows of skipped samples are zero.
+
+    `rounding` takes note of what the dtype costs.
 
     Raises:
         FeatureValueError: a value is NaN, infinite, or too far from what the store's dtype can hold.
     """
-    return {spec.name: np.stack([_cast(view[spec.name], spec, ids, skipped) for view in outputs], 1) for spec in arrays}
+    seen = Rounding() if rounding is None else rounding
+    cast = {
+        spec.name: np.stack([_cast(view[spec.name], spec, ids, skipped, seen) for view in outputs], 1)
+        for spec in arrays
+    }
+    seen.rows += len(ids)
+    return cast
 
 
-def _cast(given: Tensor, spec: ArraySpec, ids: Sequence[str], skipped: Mapping[int, str]) -> npt.NDArray[Any]:
+def _cast(
+    given: Tensor, spec: ArraySpec, ids: Sequence[str], skipped: Mapping[int, str], rounding: Rounding
+) -> npt.NDArray[Any]:
     values = given.float()
     if skipped:
         values = values.clone()
         values[list(skipped)] = 0
     cast = values.to(TORCH_DTYPES[spec.dtype])
-    _check_cast(values, cast, spec, ids)
+    _check_finite(values, cast, spec, ids)
+    rounding.add(spec.name, *_checked_error(values, cast, spec, ids))
     bits = cast.view(torch.uint16) if spec.dtype == "bfloat16" else cast
     return bits.cpu().numpy()
 
 
-def _check_cast(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequence[str]) -> None:
-    if not torch.isfinite(cast).all():
-        flat = cast.flatten(1)
-        place = int((~torch.isfinite(flat)).any(1).nonzero()[0])
-        seen = values.flatten(1)[place]
-        if not torch.isfinite(seen).all():
-            raise FeatureValueError(
-                f"the backbone gave NaN or infinity in {spec.name} for {ids[place]!r}. Look at that image, "
-                "or compute with --precision fp32."
-            )
+def _check_finite(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequence[str]) -> None:
+    if torch.isfinite(cast).all():
+        return
+    place = int((~torch.isfinite(cast.flatten(1))).any(1).nonzero()[0])
+    seen = values.flatten(1)[place]
+    if not torch.isfinite(seen).all():
         raise FeatureValueError(
-            f"{spec.name} of {ids[place]!r} reaches {float(seen.abs().max()):.3g}, which {spec.dtype} cannot hold. "
-            "Give --dtype bfloat16 or --dtype float32."
+            f"the backbone gave NaN or infinity in {spec.name} for {ids[place]!r}. Look at that image, "
+            "or compute with --precision fp32."
         )
-    if spec.dtype != "float32":
-        size = values.norm()
-        error = float((values - cast.float()).norm() / size) if size > 0 else 0.0
-        if error > WORST_ERROR[spec.dtype]:
-            raise FeatureValueError(
-                f"{spec.name} loses {error:.1e} of its size as {spec.dtype} in the batch from {ids[0]!r} "
-                f"(at most {WORST_ERROR[spec.dtype]:.0e} is accepted). Give --dtype float32."
-            )
+    raise FeatureValueError(
+        f"{spec.name} of {ids[place]!r} reaches {float(seen.abs().max()):.3g}, which {spec.dtype} cannot hold. "
+        "Give --dtype bfloat16 or --dtype float32."
+    )
+
+
+def _checked_error(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequence[str]) -> tuple[float, float]:
+    """Return the norm of what the dtype takes from a batch, and that of the batch."""
+    if spec.dtype == "float32":
+        return 0.0, 0.0
+    error, size = float((values - cast.float()).norm()), float(values.norm())
+    if error > WORST_ERROR[spec.dtype] * size:
+        raise FeatureValueError(
+            f"{spec.name} loses {error / size:.1e} of its size as {spec.dtype} in the batch from {ids[0]!r} "
+            f"(at most {WORST_ERROR[spec.dtype]:.0e} is accepted). Give --dtype float32."
+        )
+    return error, size
 
 
 def as_numbers(stored: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:

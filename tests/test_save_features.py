@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 import cli
 import logme
+import save_features
 from featurecache.backbones import load_backbone
 from featurecache.features import parse_layer_array
 from featurecache.stores import open_store
@@ -136,6 +138,34 @@ def test_scores_equal_those_of_the_whole_matrix_at_once(finished):
         assert score["rows"] == train.sum()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_what_the_dtype_costs_is_told_for_every_array(folder, finished, tmp_path, dtype):
+    report = run(settings(folder, tmp_path / "x.zarr", tokens="cls+mean", dtype=dtype))
+
+    exact, kept = open_store(finished), open_store(tmp_path / "x.zarr")
+    for spec in kept.header.arrays:
+        whole, rounded = (store.to_numpy(spec.name).astype(np.float64) for store in (exact, kept))
+        lost = np.linalg.norm(whole - rounded) / np.linalg.norm(whole)
+        assert report.rounding[spec.name] == pytest.approx(lost, rel=1e-4)
+        assert (lost > 0) == (dtype != "float32")
+    (table,) = report.tables()
+    assert table.columns == ("array", "rounding error", "LogME of the training rows")
+    assert len(table.rows) == len(kept.header.arrays)
+
+
+def test_what_the_dtype_costs_is_told_before_the_long_run(tmp_path, monkeypatch, caplog):
+    data = pictures(tmp_path / "many", cat=40, dog=40)
+    monkeypatch.setattr(save_features, "PROBED", 32)
+    caplog.set_level("INFO", "featurecache")
+
+    run(settings(data, tmp_path / "x.zarr", layers="last"))
+
+    (told,) = [line for line in caplog.messages if "of their size" in line]
+    assert re.match(
+        r"as float16 the first \d+ rows lose [1-4]\.\de-04 \(\S+\) to [1-4]\.\de-04 \(\S+\) of their size", told
+    )
+
+
 def test_images_without_labels_are_extracted_and_not_scored(tmp_path):
     flat = pictures(tmp_path / "flat", animals=20) / "animals"
     config = settings(flat, tmp_path / "x.zarr", layers="last")
@@ -191,8 +221,10 @@ def test_the_result_can_be_read_by_machines(folder, tmp_path):
 
 
 def test_provenance_tells_when_where_and_by_what_the_features_were_made(finished):
-    (line,) = map(json.loads, (finished / "provenance.jsonl").read_text().splitlines())
+    line, end = map(json.loads, (finished / "provenance.jsonl").read_text().splitlines())
 
+    assert (end["rows"], end["rounding"]["embedding"]) == (40, 0.0)
+    assert end["seconds"] >= sum(end["waited"].values()) > 0
     assert {"time", "command", "data", "origin", "device", "environment"} <= line.keys()
     assert line["environment"]["versions"]["torch"] == torch.__version__
     assert line["origin"]["weights"] == "random:0"

@@ -177,7 +177,7 @@ def interrupted(folder: Path, out: Path, forwards: Forwards) -> Any:
 
 def pretend_older(store: Path, library: str, version: str) -> None:
     """Let provenance say that another version of a library wrote the store."""
-    line = json.loads((store / "provenance.jsonl").read_text())
+    line = json.loads((store / "provenance.jsonl").read_text().splitlines()[0])
     line["environment"]["versions"][library] = version
     (store / "provenance.jsonl").write_text(json.dumps(line) + "\n")
 

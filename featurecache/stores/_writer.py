@@ -133,7 +133,7 @@ class Lock:
 
     def describe(self, position: int) -> None:
         """Write who holds the lock since when, and the row up to which it computes; survives a kill, costs no fsync."""
-        line = f"{os.getpid()} {socket.gethostname()} {self.since:.0f} {position}\n"
+        line = f"{os.getpid()} {socket.gethostname()} {int(self.since)} {position}\n"
         with explained(f"write to {self.path.parent}"):
             os.pwrite(self.descriptor, line.encode().ljust(512), 0)
 
@@ -186,4 +186,5 @@ _HOLDER = re.compile(r"(?P<process>\d+) (?P<host>\S+) (?P<since>\d+) (?P<positio
 def _named(holder: re.Match[str] | None) -> str:
     if holder is None:
         return "another process"
-    return f"process {holder['process']} on {holder['host']}, for {time.time() - int(holder['since']):.0f} s"
+    seconds = max(0, int(time.time()) - int(holder["since"]))
+    return f"process {holder['process']} on {holder['host']}, for {seconds} s"
