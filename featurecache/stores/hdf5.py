@@ -27,10 +27,12 @@ from featurecache.stores._copying import NOTES, Copied, Journal, copy_notes, rep
 from featurecache.stores._creation import LEDGER, create_files
 from featurecache.stores._explaining import explained
 from featurecache.stores._hdf5_file import Hdf5File, assemble, notes_of
+from featurecache.stores._planning import in_one_piece
 from featurecache.stores._writer import LOCK, Lock, acquire
 from featurecache.stores.zarr import ZarrStore
 
 SUFFIXES = (".h5", ".hdf5")
+planned = in_one_piece
 
 
 def side_of(path: Path) -> Path:

@@ -22,9 +22,11 @@ from featurecache.stores._creation import LEDGER, ROOT, checked, create_files, e
 from featurecache.stores._explaining import explained
 from featurecache.stores._layout import TABLE_COLUMNS, status_files
 from featurecache.stores._mapping import can_map, map_files
+from featurecache.stores._planning import in_chunks
 from featurecache.stores._writer import LOCK, Lock, Writer, acquire
 
 SUFFIXES = (".zarr",)
+planned = in_chunks
 
 
 def create(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> ZarrStore:
