@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 __all__ = [
-    "STORES", "FeatureStore", "WriteBehind", "copy_store", "create_store", "explained", "format_of", "gaps", "lacking", "open_store",
+    "STORES", "FeatureStore", "WriteBehind", "copy_store", "create_store", "digests", "explained", "format_of", "gaps", "lacking", "open_store",
     "planned_bytes", "progress", "same_store", "store_exists", "united",
 ]  # fmt: skip
 
@@ -136,6 +136,12 @@ def planned_bytes(path: Path, header: Header, table: RowTable, *, chunk_multiple
     """Return array -> bytes of its files, once a store with this header is finished at `path`; the rest in one entry."""
     planned: dict[str, int] = format_of(path).planned(header, table, chunk_multiple)
     return planned
+
+
+def digests(store: Any) -> dict[str, str]:
+    """Return array -> what changes whenever its committed rows, or what is known of the rows, would; in the store's order."""
+    journal = store.journal()
+    return {spec.name: journal.digest(spec.name) for spec in store.header.arrays}
 
 
 def format_of(path: Path) -> Any:

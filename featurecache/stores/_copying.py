@@ -48,6 +48,13 @@ class Journal:
         """Return what the ledger calls committed."""
         return _ledger.Committed.replay(_ledger.good_records(self.ledger.splitlines(keepends=True))[0])
 
+    def digest(self, array: str) -> str:
+        """Return what changes whenever the committed rows of an array, the row table or the skipped rows do."""
+        state = self.state()
+        table = {name: crc for name, crc in state.files.items() if Path(name).name != ROOT}
+        seen = [sorted(state.chunks.get(array, {}).items()), sorted(table.items()), sorted(state.skipped.items())]
+        return f"{zlib.crc32(json.dumps(seen).encode()):08x}"
+
     def chunk_rows(self, array: str) -> int:
         """Return the rows of a chunk, which is what a checksum of the ledger covers."""
         return int(json.loads(self.metadata[f"{array}/{ROOT}"])["chunk_grid"]["configuration"]["chunk_shape"][0])
