@@ -10,6 +10,7 @@ import pytest
 from torch import Tensor
 
 from featurecache.errors import FeatureCacheError, StoreMismatchError, UnreadableSampleError
+from featurecache.provenance import PROVENANCE, note, provenance
 from save_features import run
 from tests.extraction_samples import BATCH, Forwards, lasting, pictures, settings
 
