@@ -24,6 +24,7 @@ from featurecache.devices import default_precision, environment, resolve_device
 from featurecache.errors import StoreContentsError
 from featurecache.features import Header, Task
 from featurecache.progress import Bar, Stopwatch
+from featurecache.prompting import class_values, templates_asked
 from featurecache.provenance import note
 from featurecache.recomputing import changes, check_unchanged
 from featurecache.reports import Table
@@ -71,6 +72,9 @@ class SaveFeaturesConfig:
     """dtype of the stored features."""
     logits: bool = False
     """Keep the logits of the model's own head too."""
+    prompts: str = "auto"
+    """What CLIP's text side says of the class names: openai-imagenet, simple-imagenet, a file of templates, a text with {},
+    or none; auto is "a photo of a {}." for models with a text side."""
     views: int = 1
     """Views of every image to keep: the clean one, then drawn ones, from which training picks one a step."""
     augment: str = "crop"
@@ -78,7 +82,7 @@ class SaveFeaturesConfig:
     seed: int = 0
     """Seed of the drawn views."""
     extend: bool = False
-    """Add the layers, tokens or logits that an existing store lacks; nothing that is there is computed again."""
+    """Add the layers, tokens, logits or prompts that an existing store lacks; nothing that is there is computed again."""
     weights: str | None = None
     """Weights file (.safetensors, or a state dict), or random:SEED, instead of a download."""
     backbone_option: Mapping[str, Any] = field(default_factory=dict)
@@ -141,9 +145,9 @@ class ExtractionReport:
     rounding: Mapping[str, float] = field(default_factory=dict)
     """Array -> what the store's dtype took from the rows computed by this run, relative to their size."""
     added: tuple[str, ...] = ()
-    """Arrays by which the store was extended."""
+    """Arrays and views by which the store was extended."""
     beyond: tuple[str, ...] = ()
-    """Arrays that the store holds and this run did not ask for."""
+    """Arrays and views that the store holds and this run did not ask for."""
 
     def tables(self) -> list[Table]:
         """Return one table: what the dtype costs each array, and LogME of those that are vectors."""
@@ -194,19 +198,22 @@ def run(config: SaveFeaturesConfig) -> ExtractionReport:
     backbone = load_backbone(config.backbone, backbone_options(config))
     request = requested(backbone, config.layers, config.tokens, logits=config.logits)
     views = Views(config.views, config.augment, config.seed)
-    wanted = header_of(backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=views)
+    wanted = header_of(
+        backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=views,
+        prompts=templates_asked(backbone, dataset, config.prompts, held),
+    )  # fmt: skip
     if held is None:
-        store = create_store(config.out, wanted, dataset.table, chunk_multiple=config.batch_size)
+        with class_values(backbone, wanted, quiet=config.quiet) as texts:
+            store = create_store(config.out, wanted, dataset.table, chunk_multiple=config.batch_size, constants=texts)
     else:
         store = reopened(backbone, dataset, wanted, config)
     try:
         report = save_features(backbone, dataset, store, config)
-        names, before = ({spec.name for spec in header.arrays} for header in (wanted, held or wanted))
-        there = [spec.name for spec in store.header.arrays]
+        there, before = store.header.contents, (held or wanted).contents
         return dataclasses.replace(
             report,
             added=tuple(name for name in there if name not in before),
-            beyond=tuple(name for name in there if name not in names),
+            beyond=tuple(name for name in there if name not in wanted.contents),
         )
     finally:
         store.close()
@@ -234,7 +241,7 @@ def reopened(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: 
         StoreContentsError: it holds these features, but not all that is asked for, and `extend` was not given.
     """
     store = open_store(config.out)
-    absent = [spec.name for spec in lacking(config.out, store.header, wanted)]
+    absent = lacking(config.out, store.header, wanted)
     if absent and not config.extend:
         raise StoreContentsError(
             f"{config.out} holds these features, but without {', '.join(absent)}. Give --extend to add just those "
@@ -245,7 +252,7 @@ def reopened(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: 
     store = open_store(config.out, writable=True)
     try:
         # opening for writing ends an extension that was killed while it began
-        absent = [spec.name for spec in lacking(config.out, store.header, wanted)]
+        absent = lacking(config.out, store.header, wanted)
         if not store.finished:
             log.info("going on: kept %d rows, recomputing %d", *progress(store))
         changed = changes(store.notes, str(backbone.device)) if absent or store.missing() else {}
@@ -253,7 +260,9 @@ def reopened(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: 
             log.info("%s changed; features recomputed to %.1e of their size", ", ".join(changed), found.relative)
         if absent:
             log.info("extending by %s", ", ".join(absent))
-            store.extend(united(store.header, wanted), chunk_multiple=config.batch_size)
+            more = united(store.header, wanted)
+            with class_values(backbone, more, quiet=config.quiet) as texts:
+                store.extend(more, chunk_multiple=config.batch_size, constants=texts)
     except BaseException:
         store.close()
         raise
@@ -266,9 +275,10 @@ def save_features(
     """Compute what the store lacks, commit it, seal the store, and score every layer."""
     watch, rounding, was_finished, rows = Stopwatch(), Rounding(), store.finished, store.header.rows
     kept, recomputed = progress(store)
-    if kept < rows:
+    if not was_finished:
         with explained(f"write to {store.path}"):
             note(store.notes, facts(backbone, config))
+    if kept < rows:
         with Bar("extracting", rows, kept, config.quiet) as bar:
             _extract(backbone, dataset, store, config, watch=watch, bar=bar, rounding=rounding)
     if not store.finished:

@@ -82,8 +82,8 @@ def _check_finite(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequence[s
     seen = values.flatten(1)[place]
     if not torch.isfinite(seen).all():
         raise FeatureValueError(
-            f"the backbone gave NaN or infinity in {spec.name} for {ids[place]!r}. Look at that image, "
-            "or compute with --precision fp32."
+            f"the backbone gave NaN or infinity in {spec.name} for {ids[place]!r}. "
+            f"Look at that {'class name' if spec.name.startswith('text/') else 'image'}, or compute with --precision fp32."
         )
     raise FeatureValueError(
         f"{spec.name} of {ids[place]!r} reaches {float(seen.abs().max()):.3g}, which {spec.dtype} cannot hold. "

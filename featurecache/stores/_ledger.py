@@ -90,7 +90,7 @@ class Committed:
     """The state that a ledger describes."""
 
     files: Mapping[str, int]
-    """Path of each file of metadata and of the row table -> its CRC-32."""
+    """Path of each file of metadata, of the row table and of the classes -> its CRC-32."""
     spans: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """Array -> committed row spans, ascending and disjoint."""
     chunks: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
@@ -150,7 +150,8 @@ def _file_sums(record: Record) -> Mapping[str, int]:
     if record["kind"] == "created":
         sums: Mapping[str, int] = record["files"]
         return sums
-    return {name: zlib.crc32(text.encode()) for name, text in record.get("files", {}).items()}
+    texts = {name: zlib.crc32(text.encode()) for name, text in record.get("files", {}).items()}
+    return {**texts, **record.get("sums", {})}
 
 
 def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

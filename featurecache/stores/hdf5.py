@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from filecmp import cmp
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ import numpy.typing as npt
 
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreDamagedError, StoreError, StoreNotFoundError
-from featurecache.features import Header
+from featurecache.features import ArraySpec, Header
 from featurecache.files import sync_folder
 from featurecache.stores._agreement import check_extends
-from featurecache.stores._choosing import readable_rows
+from featurecache.stores._choosing import readable
+from featurecache.stores._constants import ClassValues, Piece
 from featurecache.stores._copying import NOTES, Copied, Journal, copy_notes, replacing, take_apart
 from featurecache.stores._creation import LEDGER, create_files
 from featurecache.stores._explaining import explained
@@ -43,10 +44,12 @@ def exists(path: Path) -> bool:
     return path.exists() or side_of(path).exists()
 
 
-def create(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> Hdf5Store:
-    """Create an empty store: its Zarr side is there whole, or not at all."""
+def create(
+    path: Path, header: Header, table: RowTable, *, chunk_multiple: int, constants: ClassValues | None = None
+) -> Hdf5Store:
+    """Create a store without rows: its Zarr side is there whole, or not at all."""
     _refuse_remains(path)
-    create_files(side_of(path), header, table, chunk_multiple)
+    create_files(side_of(path), header, table, chunk_multiple, constants)
     return Hdf5Store(path, _locked(side_of(path)))
 
 
@@ -199,15 +202,15 @@ class Hdf5Store:
         if isinstance(self._held, ZarrStore):
             self._writing().commit()
 
-    def extend(self, header: Header, *, chunk_multiple: int) -> None:
-        """Take in the arrays of `header` that are not there yet; the file stays as it is until all of them are complete."""
+    def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
+        """Take in what `header` holds more; the file stays as it is until all of it is complete."""
         check_extends(self.path, self.header, header)
         if isinstance(self._held, Hdf5File) and self._lock is not None:
             with explained(f"extend {self.path}"):
                 take_apart(self._held, self._side_path)
             self._held.close()
             self._held = ZarrStore(self._side_path, self._lock)
-        self._writing().extend(header, chunk_multiple=chunk_multiple)
+        self._writing().extend(header, chunk_multiple=chunk_multiple, constants=constants)
 
     def finish(self) -> None:
         """Seal the store: assemble the file, give it its name, then clear the side."""
@@ -232,14 +235,22 @@ class Hdf5Store:
         return self._held.mapped(array, view)
 
     def to_numpy(self, array: str, *, split: str | None = None, view: int = 0) -> npt.NDArray[Any]:
-        """Return the committed `ok` rows of one array, (N, ...), bfloat16 as float32; `split` keeps one split."""
-        return readable_rows(self, array, split, view)
+        """Return the committed `ok` rows of one array, or an array of the classes; bfloat16 as float32."""
+        return readable(self, array, split, view)
+
+    def constant(self, name: str) -> npt.NDArray[Any]:
+        """Return an array of the classes, whole, in storage dtype."""
+        return self._held.constant(name)
+
+    def class_pieces(self, spec: ArraySpec) -> Iterator[Piece]:
+        """Yield the classes of an array of the classes in the pieces of its Zarr files, checked."""
+        return self._held.class_pieces(spec)
 
     def journal(self) -> Journal:
         """Return the ledger and Zarr's metadata, which every copy in another format keeps."""
         return self._held.journal()
 
-    def block(self, spec: Any, rows: slice) -> npt.NDArray[Any]:
+    def block(self, spec: ArraySpec, rows: slice) -> npt.NDArray[Any]:
         """Return (B, V, ...) of the rows of one chunk, read from the file and not mapped."""
         return self._held.block(spec, rows)
 

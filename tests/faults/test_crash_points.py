@@ -23,11 +23,12 @@ from featurecache.stores import create_store, gaps, lacking, open_store, united
 from tests.featurecache.stores.contract import files, header, table
 
 ROWS, BATCH, WIDTH = 16, 8, 4
-STEPS = ("fsync", "replace", "rename", "ftruncate", "pwrite", "unlink", "mkdir")
+STEPS = ("fsync", "replace", "rename", "ftruncate", "pwrite", "unlink", "mkdir", "rmdir")
 """Names in `os`. A buffered file is opened, written and then synced: its steps are before the next one, or the sync."""
 
 FIRST = ArraySpec("embedding", (WIDTH,), "float16")
 LATER = ArraySpec("layers/cls/03", (WIDTH,), "float16")
+SAID = ArraySpec("text/embedding", (2, 1, WIDTH), "float16")
 
 
 def narrow() -> Header:
@@ -35,7 +36,14 @@ def narrow() -> Header:
 
 
 def wide() -> Header:
-    return dataclasses.replace(narrow(), arrays=(FIRST, LATER), layers=(Layer(3, WIDTH, "norm"),), tokens=("cls",))
+    return dataclasses.replace(
+        narrow(), arrays=(FIRST, LATER), layers=(Layer(3, WIDTH, "norm"),), tokens=("cls",), constants=(SAID,),
+        prompts=("{}",),
+    )  # fmt: skip
+
+
+def said(classes: range) -> dict[str, np.ndarray]:
+    return {"text/embedding": (np.arange(2 * WIDTH, dtype=np.float16).reshape(SAID.tail) + 1)[list(classes)]}
 
 
 def values(rows: range, spec: ArraySpec) -> np.ndarray:
@@ -59,10 +67,10 @@ def work(path: Path, first: Header) -> None:
     if path.exists():
         store = open_store(path, writable=True)
     else:
-        store = create_store(path, first, table(ROWS), chunk_multiple=BATCH)
+        store = create_store(path, first, table(ROWS), chunk_multiple=BATCH, constants=said)
     complete(store)
     if lacking(path, store.header, wide()):
-        store.extend(united(store.header, wide()), chunk_multiple=BATCH)
+        store.extend(united(store.header, wide()), chunk_multiple=BATCH, constants=said)
         complete(store)
     store.close()
 
@@ -136,3 +144,5 @@ def check_readable(path: Path) -> None:
             if not any(row in gap for gap in missing):
                 stored = store.read(spec.name, slice(row, row + 1))
                 np.testing.assert_array_equal(stored, values(range(row, row + 1), spec)[:, 0])
+    for spec in store.header.constants:
+        np.testing.assert_array_equal(store.constant(spec.name), said(range(2))[spec.name])

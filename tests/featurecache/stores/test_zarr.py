@@ -5,12 +5,15 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pytest
 import zarr
 
+from featurecache.errors import StoreDamagedError
 from featurecache.features import ArraySpec
+from featurecache.stores import open_store
 from featurecache.stores._chunks import PAGE, chunk_rows
 from featurecache.stores._ledger import Committed
-from tests.featurecache.stores.contract import BATCH, ROWS, StoreContract, values
+from tests.featurecache.stores.contract import BATCH, ROWS, StoreContract, said, values
 
 
 class TestZarrStore(StoreContract):
@@ -22,6 +25,26 @@ class TestZarrStore(StoreContract):
     def change_header(self, path):
         metadata = path / "zarr.json"
         metadata.write_bytes(metadata.read_bytes().replace(b'"test"', b'"Test"'))
+
+    def change_constant(self, path):
+        chunk = path / "text/eot/c/0/0/0/0"
+        content = bytearray(chunk.read_bytes())
+        content[5] ^= 1
+        chunk.write_bytes(content)
+
+    def test_a_file_of_the_classes_that_is_gone_is_told_and_never_zeros(self, spoken):
+        (spoken / "text/embedding/c/0/0/0").unlink()
+
+        with pytest.raises(StoreDamagedError, match="text/embedding of the classes 0 to . is not what was written"):
+            open_store(spoken).constant("text/embedding")
+
+    def test_a_plain_zarr_reader_sees_the_arrays_of_the_classes(self, spoken):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            group = zarr.open_group(str(spoken), mode="r")
+
+            for name, expected in said().items():
+                np.testing.assert_array_equal(group[name][:], expected)
 
     def test_a_plain_zarr_reader_sees_features_and_row_table(self, finished):
         with warnings.catch_warnings():
