@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from featurecache.backbones import Backbone, BackboneOptions, load_backbone
 from featurecache.casting import Rounding, stored_form
 from featurecache.checks import check
@@ -33,6 +35,7 @@ from featurecache.scoring import saved_scores
 from featurecache.sources.images import decoded, grid
 from featurecache.stores import (
     FeatureStore,
+    Gap,
     WriteBehind,
     create_store,
     explained,
@@ -82,7 +85,8 @@ class SaveFeaturesConfig:
     seed: int = 0
     """Seed of the drawn views."""
     extend: bool = False
-    """Add the layers, tokens, logits or prompts that an existing store lacks; nothing that is there is computed again."""
+    """Add the layers, tokens, logits, prompts or views that an existing store lacks; nothing that is there is computed
+    again."""
     weights: str | None = None
     """Weights file (.safetensors, or a state dict), or random:SEED, instead of a download."""
     backbone_option: Mapping[str, Any] = field(default_factory=dict)
@@ -315,24 +319,35 @@ def _extract(
 ) -> None:
     ids, told = dataset.table.sample_id, False
     with WriteBehind(store, config.commit_rows) as behind:
-        for gap, arrays in gaps(store):
-            request, batches = request_of(store.header.tokens, arrays), list(grid(gap, config.batch_size))
+        for gap in gaps(store):
+            arrays, views = list(gap.lacking), {spec.name: numbers for spec, numbers in gap.lacking.items()}
             for rows, images, skipped in decoded(
-                backbone, dataset, batches, watch, on_error=config.on_error, threads=config.decode_threads,
-                views=Views.known_by(store.header.views, store.header.backbone),
+                backbone, dataset, list(grid(gap.rows, config.batch_size)), watch, on_error=config.on_error,
+                threads=config.decode_threads, views=Views.known_by(store.header.views, store.header.backbone),
+                which=gap.views,
             ):  # fmt: skip
                 store.begin(rows)
                 with watch.waiting("model"):
-                    outputs = [backbone.forward(view.to(backbone.device), request) for view in images]
+                    outputs = _computed(backbone, images, gap, store.header.tokens)
                 with watch.waiting("write"):
                     cast = partial(stored_form, outputs, arrays, [ids[row] for row in rows], skipped, rounding)
-                    behind.write(rows, cast, {rows[place]: reason for place, reason in skipped.items()})
+                    behind.write(rows, cast, {rows[place]: reason for place, reason in skipped.items()}, views)
                 bar.advance(len(rows), watch)
                 if rounding.rows >= PROBED and not told:
                     log.info(rounded(rounding, config.dtype))
                     told = True
         with watch.waiting("write"):
             behind.commit()
+
+
+def _computed(backbone: Backbone, images: Tensor, gap: Gap, tokens: Sequence[str]) -> list[dict[str, Tensor]]:
+    """Return for every view of the gap, (V, B, 3, H, W), the arrays that lack it."""
+    outputs = []
+    for view, batch in zip(gap.views, images, strict=True):
+        arrays = gap.arrays(view)
+        found = backbone.forward(batch.to(backbone.device), request_of(tokens, arrays))
+        outputs.append({spec.name: found[spec.name] for spec in arrays})
+    return outputs
 
 
 def rounded(rounding: Rounding, dtype: str) -> str:

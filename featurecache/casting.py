@@ -47,6 +47,8 @@ def stored_form(
 ) -> dict[str, npt.NDArray[Any]]:
     """Return (B, V, ...) arrays as the store keeps them, from the outputs of V views; rows of skipped samples are zero.
 
+    An array may be in the outputs of some views only.
+
     `rounding` takes note of what the dtype costs.
 
     Raises:
@@ -54,7 +56,7 @@ def stored_form(
     """
     seen = Rounding() if rounding is None else rounding
     cast = {
-        spec.name: np.stack([_cast(view[spec.name], spec, ids, skipped, seen) for view in outputs], 1)
+        spec.name: np.stack([_cast(v[spec.name], spec, ids, skipped, seen) for v in outputs if spec.name in v], 1)
         for spec in arrays
     }
     seen.rows += len(ids)

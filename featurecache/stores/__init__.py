@@ -20,13 +20,13 @@ from featurecache.stores._agreement import lacking, united
 from featurecache.stores._behind import WriteBehind
 from featurecache.stores._constants import ClassValues
 from featurecache.stores._explaining import explained
-from featurecache.stores._gaps import gaps, progress
+from featurecache.stores._gaps import Gap, gaps, progress
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 __all__ = [
-    "STORES", "ClassValues", "FeatureStore", "WriteBehind", "copy_store", "create_store", "explained", "format_of", "gaps", "lacking", "open_store",
+    "STORES", "ClassValues", "FeatureStore", "Gap", "WriteBehind", "copy_store", "create_store", "explained", "format_of", "gaps", "lacking", "open_store",
     "progress", "same_store", "store_exists", "united",
 ]  # fmt: skip
 
@@ -54,7 +54,7 @@ class FeatureStore(Protocol):
         """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
 
     def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
-        """Take in what `header` holds more: arrays, which are then missing in every row; those of the classes at once.
+        """Take in what `header` holds more: arrays and views, which are then missing in every row; classes at once.
 
         Durable at once and whole or not at all; what is there is neither rewritten nor moved. `constants` is asked for
         the values of the classes, a few at a time.
@@ -63,14 +63,23 @@ class FeatureStore(Protocol):
             StoreMismatchError: the header is not the store's own with more in it.
         """
 
-    def missing(self, arrays: Sequence[str] | None = None) -> list[range]:
-        """Return the rows that are not committed in every one of `arrays` (None: all), ascending and disjoint."""
+    def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
+        """Return the rows not committed in every one of `arrays` and `views` (None: all), ascending and disjoint."""
 
     def begin(self, rows: range) -> None:
         """Note that `rows` are being computed, so that a later writer can say what a crash cost."""
 
-    def write(self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str]) -> None:
-        """Take the values of consecutive rows, (B, V, ...) each in storage dtype; not real before `commit`."""
+    def write(
+        self,
+        rows: range,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        skipped: Mapping[int, str],
+        views: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        """Take the values of consecutive rows, (B, V, ...) each in storage dtype; not real before `commit`.
+
+        `views` names those that an array's values are of, where these are not all.
+        """
 
     def commit(self) -> None:
         """Make everything written so far durable, in all arrays at once."""

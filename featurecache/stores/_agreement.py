@@ -17,8 +17,6 @@ def lacking(path: Path, held: Header, wanted: Header) -> tuple[str, ...]:
         StoreMismatchError: the store holds other features; the message names every field that differs, with both values.
     """
     found = differences(_identity(wanted, held), _identity(held, wanted))
-    if wanted.views > held.views:
-        found.append(("views", wanted.views, held.views))
     if found:
         lines = "\n".join(
             f"  {name}: the store has {_shown(theirs)}, this run {_shown(ours)}" for name, ours, theirs in found
@@ -53,8 +51,11 @@ def united(held: Header, wanted: Header) -> Header:
     """Return the header of a store that holds what both do, as if all had been asked for from the start."""
     layers = {layer.index: layer for layer in (*wanted.layers, *held.layers)}
     arrays = {spec.name: spec for spec in (*wanted.arrays, *held.arrays)}
+    how_drawn = {"views": wanted.backbone["views"]} if wanted.views > held.views else {}
     return dataclasses.replace(
         held,
+        backbone={**held.backbone, **how_drawn},
+        views=max(held.views, wanted.views),
         layers=tuple(layer for _, layer in sorted(layers.items())),
         tokens=tuple(sorted({*held.tokens, *wanted.tokens})),
         arrays=tuple(spec for _, spec in sorted(arrays.items())),

@@ -161,7 +161,7 @@ def take_apart(source: Copied, folder: Path) -> None:
             writer = ChunkWriter(folder, spec, journal.chunk(spec.name)[0], {})
             try:
                 for start, values in checked_blocks(source, spec):
-                    writer.write(start, values, pool)
+                    writer.write(start, values, pool, range(source.header.views))
                 for waiting in writer.settle(pool):
                     waiting.result()
             finally:

@@ -106,7 +106,8 @@ def extend_files(
     """
     metadata = {name: checked(path, name, crc) for name, crc in state.files.items() if Path(name).name == ROOT}
     files = extended_metadata(metadata, header, chunk_multiple)
-    changed = files.keys() & metadata.keys() - {ROOT}
+    # more views are a longer axis of the same chunks
+    changed = files.keys() & metadata.keys() - {ROOT, *(f"{spec.name}/{ROOT}" for spec in header.arrays)}
     if changed:
         raise StoreMismatchError(f"{path} cannot be extended: {', '.join(sorted(changed))} would change.")
     texts = {name: content.decode() for name, content in files.items()}

@@ -49,6 +49,11 @@ def extended_metadata(metadata: Mapping[str, bytes], header: Header, chunk_multi
     """
     memory = MemoryStore({name: default_buffer_prototype().buffer.from_bytes(text) for name, text in metadata.items()})
     root = zarr.open_group(memory, mode="r+", zarr_format=3, use_consolidated=False)
+    for spec in header.arrays:
+        if f"{spec.name}/zarr.json" in metadata:
+            array = root[spec.name]
+            assert isinstance(array, zarr.Array)
+            array.resize((header.rows, header.views, *spec.tail))
     _add_arrays(
         root, header, [spec for spec in header.arrays if f"{spec.name}/zarr.json" not in metadata], chunk_multiple
     )

@@ -31,7 +31,7 @@ class StoredRows:
         if (array, view) in self._maps:
             return self._maps[array, view][rows]
         spec = spec_called(self.path, self.header, array)
-        self._check_committed(array, rows)
+        self._check_committed(array, view, rows)
         mapped = self._map(spec, view)
         if mapped is not None:
             return mapped[rows]
@@ -42,11 +42,11 @@ class StoredRows:
     def mapped(self, array: str, view: int) -> npt.NDArray[Any] | None:
         """Return all N rows as one array over the mapped chunk files, or None where chunks cannot be mapped in a row."""
         spec = spec_called(self.path, self.header, array)
-        self._check_committed(array, slice(None))
+        self._check_committed(array, view, slice(None))
         return self._map(spec, view)
 
-    def _check_committed(self, array: str, rows: npt.NDArray[np.int64] | slice) -> None:
-        gaps = self._state.missing([array], self.header.rows)
+    def _check_committed(self, array: str, view: int, rows: npt.NDArray[np.int64] | slice) -> None:
+        gaps = self._state.missing([array], [view], self.header.rows)
         if not gaps:
             return
         wanted = np.arange(self.header.rows)[rows]
@@ -68,7 +68,7 @@ class StoredRows:
         padded = map_files(paths, rows * spec.row_bytes, (len(paths) * rows, *spec.tail), spec.storage_dtype)
         mapped = padded[: self.header.rows]
         # chunks that are still to come would be zeros in a map that is kept
-        if not self._state.missing([spec.name], self.header.rows):
+        if not self._state.missing([spec.name], [view], self.header.rows):
             self._maps[spec.name, view] = mapped
         return mapped
 

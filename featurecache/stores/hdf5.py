@@ -178,9 +178,9 @@ class Hdf5Store:
         """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
         return self._held.status()
 
-    def missing(self, arrays: Sequence[str] | None = None) -> list[range]:
-        """Return the rows that are not committed in every one of `arrays` (None: all), ascending and disjoint."""
-        return self._held.missing(arrays) if isinstance(self._held, ZarrStore) else []
+    def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
+        """Return the rows not committed in every one of `arrays` and `views` (None: all), ascending and disjoint."""
+        return self._held.missing(arrays, views) if isinstance(self._held, ZarrStore) else []
 
     def _writing(self) -> ZarrStore:
         if self._lock is None:
@@ -193,9 +193,15 @@ class Hdf5Store:
         """Note that `rows` are being computed."""
         self._writing().begin(rows)
 
-    def write(self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str]) -> None:
+    def write(
+        self,
+        rows: range,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        skipped: Mapping[int, str],
+        views: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         """Take the values of consecutive rows, (B, V, ...) each in storage dtype; not real before `commit`."""
-        self._writing().write(rows, arrays, skipped)
+        self._writing().write(rows, arrays, skipped, views)
 
     def commit(self) -> None:
         """Make everything written so far durable, in all arrays at once."""

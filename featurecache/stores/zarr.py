@@ -137,10 +137,10 @@ class ZarrStore:
             status[gap.start : gap.stop] = ""
         return status
 
-    def missing(self, arrays: Sequence[str] | None = None) -> list[range]:
-        """Return the rows that are not committed in every one of `arrays` (None: all), ascending and disjoint."""
+    def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
+        """Return the rows not committed in every one of `arrays` and `views` (None: all), ascending and disjoint."""
         names = [spec.name for spec in self.header.arrays] if arrays is None else arrays
-        return self._state.missing(names, self.header.rows)
+        return self._state.missing(names, range(self.header.views) if views is None else views, self.header.rows)
 
     def _writing(self) -> Writer:
         if self._writer is None:
@@ -151,9 +151,17 @@ class ZarrStore:
         """Note that `rows` are being computed."""
         self._writing().begin(rows)
 
-    def write(self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str]) -> None:
+    def write(
+        self,
+        rows: range,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        skipped: Mapping[int, str],
+        views: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         """Take the values of consecutive rows, (B, V, ...) each in storage dtype; not real before `commit`."""
-        self._writing().write(rows, arrays, skipped)
+        given = views or {}
+        parts = {name: tuple(given.get(name, range(self.header.views))) for name in arrays}
+        self._writing().write(rows, arrays, skipped, parts)
 
     def commit(self) -> None:
         """Make everything written so far durable, in all arrays at once."""

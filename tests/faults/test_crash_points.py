@@ -11,7 +11,7 @@ import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ def narrow() -> Header:
 
 def wide() -> Header:
     return dataclasses.replace(
-        narrow(), arrays=(FIRST, LATER), layers=(Layer(3, WIDTH, "norm"),), tokens=("cls",), constants=(SAID,),
-        prompts=("{}",),
+        narrow(), backbone={"name": "test", "views": {"seed": 0}}, views=2, arrays=(FIRST, LATER),
+        layers=(Layer(3, WIDTH, "norm"),), tokens=("cls",), constants=(SAID,), prompts=("{}",),
     )  # fmt: skip
 
 
@@ -46,17 +46,20 @@ def said(classes: range) -> dict[str, np.ndarray]:
     return {"text/embedding": (np.arange(2 * WIDTH, dtype=np.float16).reshape(SAID.tail) + 1)[list(classes)]}
 
 
-def values(rows: range, spec: ArraySpec) -> np.ndarray:
-    return (np.arange(rows.start, rows.stop)[:, None, None] + np.arange(WIDTH) / 8 + len(spec.name)).astype(np.float16)
+def values(rows: range, spec: ArraySpec, views: Sequence[int]) -> np.ndarray:
+    numbers = np.arange(rows.start, rows.stop)[:, None, None] + 50 * np.asarray(views)[:, None]
+    return (numbers + np.arange(WIDTH) / 8 + len(spec.name)).astype(np.float16)
 
 
 def complete(store: Any) -> None:
-    for gap, arrays in gaps(store):
-        for start in range(gap.start, gap.stop, BATCH):
-            rows = range(start, min(start + BATCH, gap.stop))
+    for gap in gaps(store):
+        views = {spec.name: numbers for spec, numbers in gap.lacking.items()}
+        for start in range(gap.rows.start, gap.rows.stop, BATCH):
+            rows = range(start, min(start + BATCH, gap.rows.stop))
             store.begin(rows)
             skipped = {9: "truncated"} if 9 in rows else {}
-            store.write(rows, {spec.name: values(rows, spec) for spec in arrays}, skipped)
+            written = {spec.name: values(rows, spec, numbers) for spec, numbers in gap.lacking.items()}
+            store.write(rows, written, skipped, views)
             store.commit()
     if not store.finished:
         store.finish()
@@ -138,11 +141,11 @@ def test_whatever_step_is_the_last_the_end_is_the_same(whole, tmp_path, monkeypa
 def check_readable(path: Path) -> None:
     """Read what the ledger calls committed, as a reader that comes between a kill and the next writer."""
     store = open_store(path)
-    for spec in store.header.arrays:
-        missing = store.missing([spec.name])
+    for spec, view in itertools.product(store.header.arrays, range(store.header.views)):
+        missing = store.missing([spec.name], [view])
         for row in range(ROWS):
             if not any(row in gap for gap in missing):
-                stored = store.read(spec.name, slice(row, row + 1))
-                np.testing.assert_array_equal(stored, values(range(row, row + 1), spec)[:, 0])
+                stored = store.read(spec.name, slice(row, row + 1), view)
+                np.testing.assert_array_equal(stored, values(range(row, row + 1), spec, [view])[:, 0])
     for spec in store.header.constants:
         np.testing.assert_array_equal(store.constant(spec.name), said(range(2))[spec.name])

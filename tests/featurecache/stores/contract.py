@@ -15,7 +15,7 @@ import pytest
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreBusyError, StoreContentsError, StoreDamagedError, StoreError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header, Layer
-from featurecache.stores import _constants, create_store, open_store
+from featurecache.stores import _constants, create_store, gaps, open_store
 
 ROWS, WIDTH, BATCH = 1000, 24, 32
 ARRAYS = (
@@ -277,6 +277,46 @@ class StoreContract:
 
         assert files(finished) == files(whole)
         assert open_store(finished).finished
+
+    def test_views_are_added_without_touching_those_that_are_there(self, finished, tmp_path):
+        drawn = {"name": "test", "views": {"augment": "flip"}}
+        wider, whole = dataclasses.replace(header(), backbone=drawn, views=3), tmp_path / f"whole{self.suffix}"
+        viewed = {name: np.concatenate([clean, clean * 2, clean * 3], 1) for name, clean in values(range(ROWS)).items()}
+        at_once = create_store(whole, wider, table(), chunk_multiple=BATCH)
+        at_once.write(range(ROWS), viewed, {40: "truncated"})
+
+        store = open_store(finished, writable=True)
+        store.extend(wider, chunk_multiple=BATCH)
+        journalled = self.journalled(finished)
+        there = {p: p.stat() for p in journalled.rglob("c/*/0/**/*") if p.is_file() and "status" not in p.parts}
+        assert store.missing(views=[0]) == [] and store.missing(views=[2]) == [range(ROWS)] == store.missing()
+        np.testing.assert_array_equal(store.read("embedding", slice(9)), values(range(9))["embedding"][:, 0])
+        with pytest.raises(StoreContentsError, match="lacks 9 of the 9 rows asked of embedding"):
+            store.read("embedding", slice(9), 2)
+        (gap,) = gaps(store)
+        assert gap.rows == range(ROWS) and gap.views == (1, 2) and gap.arrays(1) == list(ARRAYS)
+        for start in range(0, ROWS, 500):  # in two commits
+            rows = range(start, start + 500)
+            new = {name: viewed[name][start : start + 500, 1:] for name in viewed}
+            store.write(rows, new, {}, dict.fromkeys(new, (1, 2)))
+            store.commit()
+        now = {p: p.stat() for p in there}
+
+        for one in (store, at_once):
+            one.commit()
+            one.finish()
+            one.close()
+        assert len(there) > 3
+        assert all(now[p].st_ino == stat.st_ino and now[p].st_mtime_ns == stat.st_mtime_ns for p, stat in there.items())
+        assert files(finished) == files(whole)
+        for view in range(3):
+            np.testing.assert_array_equal(open_store(finished).mapped("embedding", view), viewed["embedding"][:, view])
+
+    def test_values_of_fewer_views_than_announced_are_refused(self, path):
+        store = create_store(path, dataclasses.replace(header(), views=2), table(), chunk_multiple=BATCH)
+
+        with pytest.raises(StoreError, match="embedding holds 1 views, but 2 were announced"):
+            store.write(range(BATCH), values(range(BATCH)), {})
 
     @pytest.fixture(params=[2**23, 400], ids=["one file", "two classes a file"])
     def spoken(self, request, path, monkeypatch) -> Path:

@@ -79,7 +79,17 @@ def test_chunks_of_odd_widths_stay_small():
 def test_spans_join_and_gaps_are_what_is_left():
     state = Committed(files={})
     for start, stop in ((64, 96), (0, 32), (32, 64), (200, 300)):
-        state.apply({"kind": "commit", "rows": [start, stop], "chunks": {"a": {}}, "skipped": {}})
+        state.apply({"kind": "commit", "rows": [start, stop], "chunks": {"a": {"c/0/0/0": [1, 2]}}, "skipped": {}})
 
-    assert state.missing(["a"], 320) == [range(96, 200), range(300, 320)]
-    assert state.missing(["a", "b"], 320) == [range(320)]
+    assert state.missing(["a"], [0], 320) == [range(96, 200), range(300, 320)]
+    assert state.missing(["a", "b"], [0], 320) == [range(320)]
+
+
+def test_a_commit_counts_for_the_views_of_its_chunks_alone():
+    state = Committed(files={})
+    both, one = ({f"c/0/{view}/0": [32, 0] for view in views} for views in ((0, 1), (1,)))
+    state.apply({"kind": "commit", "rows": [0, 32], "chunks": {"a": both, "b": one}, "skipped": {}})
+
+    assert state.missing(["a"], [0, 1], 64) == [range(32, 64)]
+    assert state.missing(["b"], [1], 64) == [range(32, 64)]
+    assert state.missing(["a", "b"], [0], 64) == [range(64)]
