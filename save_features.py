@@ -10,11 +10,13 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import Tensor
 
 from featurecache.backbones import Backbone, BackboneOptions, load_backbone
 from featurecache.casting import Rounding, stored_form
@@ -22,16 +24,18 @@ from featurecache.checks import check
 from featurecache.datasets import Fingerprint, ImageDataset, open_dataset
 from featurecache.devices import default_precision, environment, resolve_device
 from featurecache.errors import StoreContentsError
+from featurecache.extracted import ExtractionReport
 from featurecache.features import Header, Task
 from featurecache.progress import Bar, Stopwatch
+from featurecache.prompting import class_values, templates_asked
 from featurecache.provenance import note
 from featurecache.recomputing import changes, check_unchanged
-from featurecache.reports import Table
 from featurecache.requests import header_of, request_of, requested
 from featurecache.scoring import saved_scores
 from featurecache.sources.images import decoded, grid
 from featurecache.stores import (
     FeatureStore,
+    Gap,
     WriteBehind,
     create_store,
     explained,
@@ -71,6 +75,9 @@ class SaveFeaturesConfig:
     """dtype of the stored features."""
     logits: bool = False
     """Keep the logits of the model's own head too."""
+    prompts: str = "auto"
+    """What CLIP's text side says of the class names: openai-imagenet, simple-imagenet, a file of templates, a text with {},
+    or none; auto is "a photo of a {}." for models with a text side."""
     views: int = 1
     """Views of every image to keep: the clean one, then drawn ones, from which training picks one a step."""
     augment: str = "crop"
@@ -78,7 +85,8 @@ class SaveFeaturesConfig:
     seed: int = 0
     """Seed of the drawn views."""
     extend: bool = False
-    """Add the layers, tokens or logits that an existing store lacks; nothing that is there is computed again."""
+    """Add the layers, tokens, logits, prompts or views that an existing store lacks; nothing that is there is computed
+    again."""
     weights: str | None = None
     """Weights file (.safetensors, or a state dict), or random:SEED, instead of a download."""
     backbone_option: Mapping[str, Any] = field(default_factory=dict)
@@ -122,94 +130,49 @@ class SaveFeaturesConfig:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExtractionReport:
-    """What an extraction did."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """What a config names, as objects."""
 
-    store: Path
-    rows: int
-    kept: int
-    """Rows that were committed before, in every array."""
-    recomputed: int
-    """Rows that a stopped run had begun to compute, but not committed."""
-    skipped: int
-    was_finished: bool
-    """Whether the store was finished before, so that nothing was computed."""
-    seconds: float
-    """From the first row to the last score."""
-    waited: Mapping[str, float]
-    """What was waited for (decode, model, write, scores) -> seconds."""
-    scores: list[dict[str, Any]]
-    rounding: Mapping[str, float] = field(default_factory=dict)
-    """Array -> what the store's dtype took from the rows computed by this run, relative to their size."""
-    added: tuple[str, ...] = ()
-    """Arrays by which the store was extended."""
-    beyond: tuple[str, ...] = ()
-    """Arrays that the store holds and this run did not ask for."""
-
-    def tables(self) -> list[Table]:
-        """Return one table: what the dtype costs each array, and LogME of those that are vectors."""
-        scores = {score["array"]: f"{score['score']:.4f}" for score in self.scores}
-        errors = {name: f"{error:.1e}" for name, error in self.rounding.items()}
-        named = {"rounding error": errors, "LogME of the training rows": scores}
-        columns = {title: values for title, values in named.items() if values}
-        arrays = sorted({name for values in columns.values() for name in values})
-        rows = [(array, *(values.get(array, "") for values in columns.values())) for array in arrays]
-        return [Table("", ("array", *columns), rows, list(self._notes()))]
-
-    def _notes(self) -> Iterator[str]:
-        computed = self.rows - self.kept
-        more = f", and more than that ({_named(self.beyond)})" if self.beyond else ""
-        if self.was_finished:
-            yield f"{self.store} holds all of this already{more}: nothing to do"
-        else:
-            shares = " ".join(f"{what} {seconds / self.seconds:.0%}" for what, seconds in self.waited.items())
-            yield f"{self.store}: {self.rows} rows, {computed} computed in {self.seconds:.1f} s ({shares})"
-            if more:
-                yield f"holds all that was asked for{more}"
-        if self.added:
-            yield f"extended by {_named(self.added)}; what was there is as it was"
-        elif not self.was_finished and (self.kept or self.recomputed):
-            yield f"went on: kept {self.kept} rows, recomputed {self.recomputed}"
-        if self.skipped:
-            counted = (
-                "1 row is skipped: its image" if self.skipped == 1 else f"{self.skipped} rows are skipped: their images"
-            )
-            yield f"{counted} cannot be read"
-
-    def json(self) -> dict[str, Any]:
-        """Return everything the tables say."""
-        plain = {"store": str(self.store), "added": list(self.added), "beyond": list(self.beyond)}
-        names = ("rows", "kept", "recomputed", "skipped", "was_finished", "seconds", "waited", "scores", "rounding")
-        return {**plain, **{name: getattr(self, name) for name in names}}
+    dataset: ImageDataset
+    backbone: Backbone
+    wanted: Header
+    """Of the store that would hold all that is asked for."""
+    held: Header | None
+    """Of the store that is there."""
 
 
-def _named(names: Sequence[str]) -> str:
-    shown = [*names[:2], f"{len(names) - 3} more", names[-1]] if len(names) > 4 else names
-    return ", ".join(shown)
-
-
-def run(config: SaveFeaturesConfig) -> ExtractionReport:
-    """Extract, or go on where an earlier run of the same command stopped."""
+def work_of(config: SaveFeaturesConfig) -> Work:
+    """List the images, build the model, and say what store would hold what is asked for."""
     format_of(config.out)  # what cannot be written is told before a backbone is built
     held = open_store(config.out).header if store_exists(config.out) else None
     dataset = open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
     backbone = load_backbone(config.backbone, backbone_options(config))
     request = requested(backbone, config.layers, config.tokens, logits=config.logits)
     views = Views(config.views, config.augment, config.seed)
-    wanted = header_of(backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=views)
-    if held is None:
-        store = create_store(config.out, wanted, dataset.table, chunk_multiple=config.batch_size)
+    wanted = header_of(
+        backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=views,
+        prompts=templates_asked(backbone, dataset, config.prompts, held),
+    )  # fmt: skip
+    return Work(dataset, backbone, wanted, held)
+
+
+def run(config: SaveFeaturesConfig) -> ExtractionReport:
+    """Extract, or go on where an earlier run of the same command stopped."""
+    work = work_of(config)
+    wanted, dataset, backbone = work.wanted, work.dataset, work.backbone
+    if work.held is None:
+        with class_values(backbone, wanted, quiet=config.quiet) as texts:
+            store = create_store(config.out, wanted, dataset.table, chunk_multiple=config.batch_size, constants=texts)
     else:
         store = reopened(backbone, dataset, wanted, config)
     try:
         report = save_features(backbone, dataset, store, config)
-        names, before = ({spec.name for spec in header.arrays} for header in (wanted, held or wanted))
-        there = [spec.name for spec in store.header.arrays]
+        there, before = store.header.contents, (work.held or wanted).contents
         return dataclasses.replace(
             report,
             added=tuple(name for name in there if name not in before),
-            beyond=tuple(name for name in there if name not in names),
+            beyond=tuple(name for name in there if name not in wanted.contents),
         )
     finally:
         store.close()
@@ -237,7 +200,7 @@ def reopened(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: 
         StoreContentsError: it holds these features, but not all that is asked for, and `extend` was not given.
     """
     store = open_store(config.out)
-    absent = [spec.name for spec in lacking(config.out, store.header, wanted)]
+    absent = lacking(config.out, store.header, wanted)
     if absent and not config.extend:
         raise StoreContentsError(
             f"{config.out} holds these features, but without {', '.join(absent)}. Give --extend to add just those "
@@ -248,7 +211,7 @@ def reopened(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: 
     store = open_store(config.out, writable=True)
     try:
         # opening for writing ends an extension that was killed while it began
-        absent = [spec.name for spec in lacking(config.out, store.header, wanted)]
+        absent = lacking(config.out, store.header, wanted)
         if not store.finished:
             log.info("going on: kept %d rows, recomputing %d", *progress(store))
         changed = changes(store.notes, str(backbone.device)) if absent or store.missing() else {}
@@ -256,7 +219,9 @@ def reopened(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: 
             log.info("%s changed; features recomputed to %.1e of their size", ", ".join(changed), found.relative)
         if absent:
             log.info("extending by %s", ", ".join(absent))
-            store.extend(united(store.header, wanted), chunk_multiple=config.batch_size)
+            more = united(store.header, wanted)
+            with class_values(backbone, more, quiet=config.quiet) as texts:
+                store.extend(more, chunk_multiple=config.batch_size, constants=texts)
     except BaseException:
         store.close()
         raise
@@ -269,9 +234,10 @@ def save_features(
     """Compute what the store lacks, commit it, seal the store, and score every layer."""
     watch, rounding, was_finished, rows = Stopwatch(), Rounding(), store.finished, store.header.rows
     kept, recomputed = progress(store)
-    if kept < rows:
+    if not was_finished:
         with explained(f"write to {store.path}"):
             note(store.notes, facts(backbone, config))
+    if kept < rows:
         with Bar("extracting", rows, kept, config.quiet) as bar:
             _extract(backbone, dataset, store, config, watch=watch, bar=bar, rounding=rounding)
     if not store.finished:
@@ -308,24 +274,35 @@ def _extract(
 ) -> None:
     ids, told = dataset.table.sample_id, False
     with WriteBehind(store, config.commit_rows) as behind:
-        for gap, arrays in gaps(store):
-            request, batches = request_of(store.header.tokens, arrays), list(grid(gap, config.batch_size))
+        for gap in gaps(store):
+            arrays, views = list(gap.lacking), {spec.name: numbers for spec, numbers in gap.lacking.items()}
             for rows, images, skipped in decoded(
-                backbone, dataset, batches, watch, on_error=config.on_error, threads=config.decode_threads,
-                views=Views.known_by(store.header.views, store.header.backbone),
+                backbone, dataset, list(grid(gap.rows, config.batch_size)), watch, on_error=config.on_error,
+                threads=config.decode_threads, views=Views.known_by(store.header.views, store.header.backbone),
+                which=gap.views,
             ):  # fmt: skip
                 store.begin(rows)
                 with watch.waiting("model"):
-                    outputs = [backbone.forward(view.to(backbone.device), request) for view in images]
+                    outputs = _computed(backbone, images, gap, store.header.tokens)
                 with watch.waiting("write"):
                     cast = partial(stored_form, outputs, arrays, [ids[row] for row in rows], skipped, rounding)
-                    behind.write(rows, cast, {rows[place]: reason for place, reason in skipped.items()})
+                    behind.write(rows, cast, {rows[place]: reason for place, reason in skipped.items()}, views)
                 bar.advance(len(rows), watch)
                 if rounding.rows >= PROBED and not told:
                     log.info(rounded(rounding, config.dtype))
                     told = True
         with watch.waiting("write"):
             behind.commit()
+
+
+def _computed(backbone: Backbone, images: Tensor, gap: Gap, tokens: Sequence[str]) -> list[dict[str, Tensor]]:
+    """Return for every view of the gap, (V, B, 3, H, W), the arrays that lack it."""
+    outputs = []
+    for view, batch in zip(gap.views, images, strict=True):
+        arrays = gap.arrays(view)
+        found = backbone.forward(batch.to(backbone.device), request_of(tokens, arrays))
+        outputs.append({spec.name: found[spec.name] for spec in arrays})
+    return outputs
 
 
 def rounded(rounding: Rounding, dtype: str) -> str:

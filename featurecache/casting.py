@@ -47,13 +47,18 @@ def stored_form(
 ) -> dict[str, npt.NDArray[Any]]:
     """Return (B, V, ...) arrays as the store keeps them, from the outputs of V views; rows of skipped samples are zero.
 
+    An array may be in the outputs of some views only.
+
     `rounding` takes note of what the dtype costs.
 
     Raises:
         FeatureValueError: a value is NaN, infinite, or too far from what the store's dtype can hold.
     """
     seen = Rounding() if rounding is None else rounding
-    cast = {spec.name: [_cast(view[spec.name], spec, ids, skipped, seen) for view in outputs] for spec in arrays}
+    cast = {
+        spec.name: [_cast(view[spec.name], spec, ids, skipped, seen) for view in outputs if spec.name in view]
+        for spec in arrays
+    }
     seen.rows += len(ids)
     # a single view is not copied once more: every token of every layer is a megabyte a row
     return {name: np.stack(views, 1) if len(views) > 1 else views[0][:, None] for name, views in cast.items()}
@@ -102,8 +107,8 @@ def _refuse_infinite(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequenc
     seen = values.flatten(1)[place]
     if not torch.isfinite(seen).all():
         raise FeatureValueError(
-            f"the backbone gave NaN or infinity in {spec.name} for {ids[place]!r}. Look at that image, "
-            "or compute with --precision fp32."
+            f"the backbone gave NaN or infinity in {spec.name} for {ids[place]!r}. "
+            f"Look at that {'class name' if spec.name.startswith('text/') else 'image'}, or compute with --precision fp32."
         )
     raise FeatureValueError(
         f"{spec.name} of {ids[place]!r} reaches {float(seen.abs().max()):.3g}, which {spec.dtype} cannot hold. "

@@ -62,7 +62,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """One array of features: rows first, then views, then `tail`."""
+    """One array of features: rows first, then views, then `tail`. An array of the classes is its `tail` alone."""
 
     name: str
     tail: tuple[int, ...]
@@ -77,7 +77,7 @@ class ArraySpec:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row of one view."""
+        """Bytes of one row of one view; of an array of the classes, all its bytes."""
         return int(np.prod(self.tail, dtype=np.int64)) * self.storage_dtype.itemsize
 
 
@@ -111,6 +111,10 @@ class Header:
     layers: tuple[Layer, ...]
     tokens: tuple[str, ...]
     arrays: tuple[ArraySpec, ...]
+    constants: tuple[ArraySpec, ...] = ()
+    """Arrays of the classes and not of rows, called `text/...`: `tail` is the whole shape, the classes third from its end."""
+    prompts: tuple[str, ...] = ()
+    """Templates that the arrays of the classes speak of, in their order; {} is the class name."""
     format_version: int = FORMAT_VERSION
 
     def array(self, name: str) -> ArraySpec:
@@ -121,9 +125,23 @@ class Header:
         """
         return {spec.name: spec for spec in self.arrays}[name]
 
+    def constant(self, name: str) -> ArraySpec:
+        """Return the spec of one array of the classes.
+
+        Raises:
+            KeyError: the store has no such array.
+        """
+        return {spec.name: spec for spec in self.constants}[name]
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """What stores of one identity hold more or less of, by name: arrays, those of the classes, drawn views."""
+        return (*(spec.name for spec in (*self.arrays, *self.constants)), *(f"view {n}" for n in range(1, self.views)))
+
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; `from_json` is the inverse."""
-        return dataclasses.asdict(self)
+        """Return plain values; `from_json` is the inverse. A header without arrays of the classes does not speak of them."""
+        plain = dataclasses.asdict(self)
+        return {name: value for name, value in plain.items() if value or name not in ("constants", "prompts")}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Header:
@@ -132,7 +150,10 @@ class Header:
         plain["class_names"] = tuple(plain["class_names"])
         plain["tokens"] = tuple(plain["tokens"])
         plain["layers"] = tuple(Layer(**layer) for layer in plain["layers"])
-        plain["arrays"] = tuple(ArraySpec(a["name"], tuple(a["tail"]), a["dtype"]) for a in plain["arrays"])
+        for kind in ("arrays", "constants"):
+            specs = plain.get(kind, ())
+            plain[kind] = tuple(ArraySpec(spec["name"], tuple(spec["tail"]), spec["dtype"]) for spec in specs)
+        plain["prompts"] = tuple(plain.get("prompts", ()))
         return cls(**plain)
 
 

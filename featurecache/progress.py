@@ -41,8 +41,8 @@ class Stopwatch:
 class Bar:
     """A progress bar that also says what is waited for."""
 
-    def __init__(self, title: str, total: int, done: int, quiet: bool) -> None:
-        self._total, self._first, self._watch = total, done, Stopwatch()
+    def __init__(self, title: str, total: int, done: int, quiet: bool, *, unit: str = "rows") -> None:
+        self._total, self._first, self._unit, self._watch = total, done, unit, Stopwatch()
         self._shown = not quiet and sys.stderr.isatty()
         columns = (
             TextColumn("{task.description}"),
@@ -63,7 +63,7 @@ class Bar:
         self._progress.stop()
 
     def advance(self, rows: int, watch: Stopwatch) -> None:
-        """Count `rows` more rows as done."""
+        """Count `rows` more rows, or whatever else the unit is, as done."""
         done = self._progress.tasks[0].completed + rows - self._first
-        rate = f"{done / max(self._watch.elapsed, 1e-9):.0f} rows/s ({watch})"
+        rate = f"{done / max(self._watch.elapsed, 1e-9):.0f} {self._unit}/s ({watch})"
         self._progress.update(self._task, advance=rows, rate=rate)

@@ -34,6 +34,8 @@ COMPUTED = {"fp32": 0.0, "fp16": 5e-3, "tf32": 5e-3, "bf16": 4e-2}
 """The same, by arithmetic of the forward pass: in 16 bits every layer rounds, so another order of adding shows at about
 five units in the last place."""
 
+CLEAN = (0,)
+"""The view that is compared: the picture as it is."""
 
 DECIDING = ("torch", "torchvision", "timm", "open_clip_torch", "Pillow")
 """Libraries whose versions can change features; a change of another one is recorded only."""
@@ -95,7 +97,7 @@ def check_unchanged(
 def largest_difference(backbone: Backbone, dataset: ImageDataset, store: FeatureStore) -> Difference | None:
     """Return where `SAMPLES` recomputed rows are farthest from the stored ones; None where no batch is committed."""
     header = store.header
-    arrays = [spec for spec in header.arrays if store.missing([spec.name]) != [range(header.rows)]]
+    arrays = [spec for spec in header.arrays if store.missing([spec.name], CLEAN) != [range(header.rows)]]
     batches = _chosen(_committed_batches(store, arrays))
     request, ids, status = request_of(header.tokens, arrays), np.asarray(dataset.table.sample_id), store.status()
     differences = []
@@ -113,7 +115,7 @@ def largest_difference(backbone: Backbone, dataset: ImageDataset, store: Feature
 def _committed_batches(store: FeatureStore, arrays: Sequence[ArraySpec]) -> list[range]:
     if not arrays:
         return []
-    gaps = store.missing([spec.name for spec in arrays])
+    gaps = store.missing([spec.name for spec in arrays], CLEAN)
     edges = [0, *(edge for gap in gaps for edge in (gap.start, gap.stop)), store.header.rows]
     spans = [range(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
     return [rows for span in spans for rows in grid(span, int(store.header.backbone["batch_size"]))]

@@ -10,6 +10,7 @@ from featurecache.backbones import Backbone, Request
 from featurecache.datasets import ImageDataset
 from featurecache.errors import BackboneError
 from featurecache.features import ArraySpec, Header, parse_indices, parse_layer_array
+from featurecache.prompting import text_arrays
 from featurecache.views import Views
 
 
@@ -74,9 +75,20 @@ def request_of(kinds: Iterable[str], arrays: Iterable[ArraySpec]) -> Request:
 
 
 def header_of(
-    backbone: Backbone, dataset: ImageDataset, request: Request, *, dtype: str, batch_size: int, views: Views
+    backbone: Backbone,
+    dataset: ImageDataset,
+    request: Request,
+    *,
+    dtype: str,
+    batch_size: int,
+    views: Views,
+    prompts: tuple[str, ...] = (),
 ) -> Header:
-    """Return the header of the store that would hold the requested features; one forward pass gives the shapes."""
+    """Return the header of the store that would hold the requested features; one pass of each tower gives the shapes.
+
+    Raises:
+        BackboneError: there are prompts, and the text side cannot read them.
+    """
     probe = torch.zeros(1, *backbone.input_size, device=backbone.device)
     shapes = {name: tuple(values.shape[1:]) for name, values in backbone.forward(probe, request).items()}
     return Header(
@@ -89,4 +101,6 @@ def header_of(
         layers=tuple(layer for layer in backbone.layers if layer.index in request.layers),
         tokens=request.tokens,
         arrays=tuple(ArraySpec(name, shape, dtype) for name, shape in sorted(shapes.items())),
+        constants=text_arrays(backbone, dataset.class_names, prompts, dtype),
+        prompts=prompts,
     )

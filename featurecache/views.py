@@ -7,7 +7,7 @@ see the same crop. View 0 is the picture as it is; evaluation uses it, training 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -140,10 +140,10 @@ class Views:
         check((self.count > 0, f"views must be positive, got {self.count}"))
         recipe_called(self.augment)
 
-    def of(self, picture: Image.Image, sample_id: str) -> Iterator[Image.Image]:
-        """Yield the views of one RGB picture, the clean one first."""
+    def of(self, picture: Image.Image, sample_id: str, which: Sequence[int] | None = None) -> Iterator[Image.Image]:
+        """Yield the views of one RGB picture, the clean one first; `which` names some by number."""
         recipe = recipe_called(self.augment)
-        for view in range(self.count):
+        for view in range(self.count) if which is None else which:
             yield drawn(recipe, picture.size, seed=self.seed, sample_id=sample_id, view=view)(picture)
 
     @classmethod

@@ -98,7 +98,7 @@ def run(config: EmbedConfig) -> EmbedReport:
     config.out.parent.mkdir(parents=True, exist_ok=True)
     extracted = extract(
         SaveFeaturesConfig(
-            data=config.data, backbone=config.backbone, out=place, layers="none", dtype="float32",
+            data=config.data, backbone=config.backbone, out=place, layers="none", prompts="none", dtype="float32",
             weights=config.weights, backbone_option=config.backbone_option, transform=config.transform,
             image_size=config.image_size, device=config.device, precision=config.precision,
             batch_size=config.batch_size, on_error=config.on_error, quiet=config.quiet,

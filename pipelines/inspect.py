@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -95,14 +95,26 @@ def _store_facts(store: FeatureStore) -> Facts:
     }  # fmt: skip
     arrays = [(a.name, "x".join(map(str, (header.rows, header.views, *a.tail))), a.dtype, _norm(store, a.name),
                f"{header.rows * header.views * a.row_bytes / 2**20:.1f}") for a in header.arrays]  # fmt: skip
+    arrays += [
+        (a.name, "x".join(map(str, a.tail)), a.dtype, "", f"{a.row_bytes / 2**20:.1f}") for a in header.constants
+    ]
     shown = [
-        Table(f"store {store.path}", ("field", "value"), list(_flat(facts).items())),
+        Table(f"store {store.path}", ("field", "value"), list(_flat({**facts, **_said(header.prompts)}).items())),
         Table("arrays", ("array", "shape", "dtype", "norm", "MiB"), arrays),
     ]
     return Facts(
         shown,
-        {**facts, "arrays": [dict(zip(("name", "shape", "dtype", "norm", "mib"), a, strict=True)) for a in arrays]},
+        {
+            **facts,
+            "prompts": list(header.prompts),
+            "arrays": [dict(zip(("name", "shape", "dtype", "norm", "mib"), a, strict=True)) for a in arrays],
+        },
     )
+
+
+def _said(prompts: Sequence[str]) -> dict[str, str]:
+    more = f", and {len(prompts) - 3} more" if len(prompts) > 3 else ""
+    return {"prompts": ", ".join(map(repr, prompts[:3])) + more} if prompts else {}
 
 
 def _norm(store: FeatureStore, name: str) -> str:

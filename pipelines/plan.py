@@ -20,19 +20,17 @@ import numpy.typing as npt
 from PIL.Image import Image
 
 import logme
-from featurecache.backbones import Backbone, load_backbone
+from featurecache.backbones import Backbone
 from featurecache.checks import check
-from featurecache.datasets import ImageDataset, RowTable, open_dataset
+from featurecache.datasets import ImageDataset, RowTable
 from featurecache.features import Header
 from featurecache.reports import Table
-from featurecache.requests import header_of, requested
 from featurecache.sources.images import grid
-from featurecache.stores import create_store, lacking, open_store, planned_bytes, store_exists, united
-from featurecache.views import Views
-from save_features import SaveFeaturesConfig, backbone_options, save_features
+from featurecache.stores import create_store, lacking, open_store, planned_bytes, united
+from save_features import SaveFeaturesConfig, Work, save_features, work_of
 
-SCORED_ROWS = 2048
-"""Rows over which the time of a score is measured."""
+SCORED_ROWS, TRIED_TEXTS = 2048, 64
+"""Rows over which the time of a score is measured, and texts over which that of the text side is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,45 +104,51 @@ class Plan:
 def run(config: PlanConfig) -> Plan:
     """Build the model, list the images, try some batches, and reckon from that."""
     started = time.perf_counter()
-    dataset = open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
-    backbone = load_backbone(config.backbone, backbone_options(config))
-    request = requested(backbone, config.layers, config.tokens, logits=config.logits)
-    views = Views(config.views, config.augment, config.seed)
-    wanted = header_of(backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=views)
+    work = work_of(config)
     starting = time.perf_counter() - started
-    whole, lacked, left = _left(config.out, wanted)
-    fixed, rate = _tried(backbone, dataset, lacked, config) if left else (0.0, 0.0)
+    whole, lacked, left = _left(config.out, work)
+    fixed, rate = _tried(work, lacked, config) if left else (0.0, 0.0)
+    seconds = {"start": starting, "features": fixed + left / rate if left else 0.0}
+    if lacked.constants:
+        seconds["texts"] = _text_seconds(work.backbone, lacked)
+    if left:
+        seconds["scores"] = _scoring_seconds(lacked, work.dataset)
     return Plan(
         out=config.out,
         rows=whole.rows,
         rows_left=left,
-        arrays=planned_bytes(config.out, whole, dataset.table, chunk_multiple=config.batch_size),
-        shapes={spec.name: spec.tail for spec in whole.arrays},
-        seconds={
-            "start": starting,
-            "features": fixed + left / rate if left else 0.0,
-            "scores": _scoring_seconds(lacked, dataset) if left else 0.0,
-        },
+        arrays=planned_bytes(config.out, whole, work.dataset.table, chunk_multiple=config.batch_size),
+        shapes={spec.name: spec.tail for spec in (*whole.arrays, *whole.constants)},
+        seconds=seconds,
         rows_per_second=rate,
         scores_bytes=_scores_bytes(whole),
         free_bytes=shutil.disk_usage(_standing(config.out)).free,
     )
 
 
-def _left(out: Path, wanted: Header) -> tuple[Header, Header, int]:
+def _left(out: Path, work: Work) -> tuple[Header, Header, int]:
     """Return the header of the finished store, that of what is still to be computed, and of how many rows.
 
     Raises:
         StoreMismatchError: a store of other features is there.
     """
-    if not store_exists(out):
+    wanted = work.wanted
+    if work.held is None:
         return wanted, wanted, wanted.rows
     store = open_store(out)
     try:
-        absent = lacking(out, store.header, wanted)
-        arrays = absent if absent and store.finished else wanted.arrays
-        left = wanted.rows if absent else sum(map(len, store.missing()))
-        return united(store.header, wanted), dataclasses.replace(wanted, arrays=arrays), left
+        absent = set(lacking(out, store.header, wanted))
+        arrays = tuple(spec for spec in wanted.arrays if spec.name in absent)
+        views = 0 if arrays or not store.finished else wanted.views - store.header.views
+        lacked = dataclasses.replace(
+            wanted,
+            arrays=arrays if arrays and store.finished else wanted.arrays,
+            constants=tuple(spec for spec in wanted.constants if spec.name in absent),
+            views=views if views > 0 else wanted.views,
+        )
+        more_rows = bool(arrays) or wanted.views > store.header.views
+        left = wanted.rows if more_rows else sum(map(len, store.missing()))
+        return united(store.header, wanted), lacked, left
     finally:
         store.close()
 
@@ -169,20 +173,24 @@ def _picked(dataset: ImageDataset, rows: Sequence[int]) -> ImageDataset:
     return dataclasses.replace(dataset, table=part, read=Picked(dataset.read, rows))
 
 
-def _tried(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: PlanConfig) -> tuple[float, float]:
+def _tried(work: Work, wanted: Header, config: PlanConfig) -> tuple[float, float]:
     """Return (seconds that every extraction takes, rows a second)."""
-    batches = list(grid(range(len(dataset)), config.batch_size))
+    batches = list(grid(range(len(work.dataset)), config.batch_size))
+    drawn = {name: value for name, value in wanted.backbone.items() if name != "views" or wanted.views > 1}
+    plain = dataclasses.replace(wanted, backbone=drawn, constants=(), prompts=())
 
     def seconds(count: int) -> float:
         places = np.unique(np.linspace(0, len(batches) - 1, count).round().astype(int))
         rows = [row for place in places for row in batches[place]]
-        return _extraction(backbone, _picked(dataset, rows), dataclasses.replace(wanted, rows=len(rows)), config)
+        return _extraction(
+            work.backbone, _picked(work.dataset, rows), dataclasses.replace(plain, rows=len(rows)), config
+        )
 
     seconds(1)  # threads and allocators begin
     one = seconds(1)
     count = min(len(batches), max(2, int(config.probe_seconds / one)))
     if count == 1:
-        return 0.0, len(dataset) / one
+        return 0.0, len(work.dataset) / one
     many = seconds(count)
     each = max((many - one) / (count - 1), many / count / 2)
     return max(many - count * each, 0.0), config.batch_size / each
@@ -199,6 +207,19 @@ def _extraction(backbone: Backbone, dataset: ImageDataset, header: Header, confi
         finally:
             store.close()
         return time.perf_counter() - started
+
+
+def _text_seconds(backbone: Backbone, header: Header) -> float:
+    """Return about the seconds in which the text side reads every class name in every template."""
+    assert backbone.text is not None
+    names, templates = (
+        header.class_names[:TRIED_TEXTS],
+        header.prompts[: max(1, TRIED_TEXTS // len(header.class_names))],
+    )
+    started = time.perf_counter()
+    backbone.text.features(names, templates)
+    each = (time.perf_counter() - started) / (len(names) * len(templates))
+    return each * len(header.class_names) * len(header.prompts)
 
 
 def _standing(path: Path) -> Path:

@@ -35,6 +35,7 @@ LEVELS = (
         "files",
         "seeding",
         "devices",
+        "extracted",
         "metrics",
         "runs",
         "reports",
@@ -43,7 +44,7 @@ LEVELS = (
         "views",
     },
     {"datasets", "backbones", "stores", "peft"},
-    {"sources", "requests", "recomputing", "scoring"},
+    {"sources", "prompting", "requests", "recomputing", "scoring"},
 )
 """Inside featurecache: a module imports its own level or a lower one; rooms of the third level never import each other."""
 

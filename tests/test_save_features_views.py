@@ -12,10 +12,11 @@ from featurecache.errors import ConfigError, StoreContentsError, StoreMismatchEr
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import open_store
 from featurecache.views import RECIPES, Recipe, Views
+from pipelines.maintain import ConvertConfig, convert
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as train
 from save_features import SaveFeaturesConfig, run
-from tests.extraction_samples import pictures
+from tests.extraction_samples import Forwards, lasting, pictures
 
 VIEWS = {"views": 3, "augment": "strong", "seed": 5}
 
@@ -23,6 +24,11 @@ VIEWS = {"views": 3, "augment": "strong", "seed": 5}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return pictures(tmp_path_factory.mktemp("views") / "animals", cat=14, dog=14)
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    return Forwards().watch(monkeypatch)
 
 
 def settings(folder, out, **changes) -> SaveFeaturesConfig:
@@ -77,15 +83,85 @@ def test_models_of_two_sizes_see_the_same_part_of_every_picture(folder, tmp_path
     assert np.array_equal(open_store(out).read("embedding", np.arange(8), 2), expected.numpy())
 
 
-def test_fewer_views_are_there_already_and_more_or_other_ones_are_refused(folder, whole):
-    assert run(settings(folder, whole, views=1)).was_finished
+def test_fewer_views_are_there_already_and_other_ones_are_refused(folder, whole):
+    assert run(settings(folder, whole, views=1)).beyond == ("view 1", "view 2")
     assert run(settings(folder, whole, views=2)).was_finished
-    with pytest.raises(StoreMismatchError, match="views: the store has 3, this run 4"):
-        run(settings(folder, whole, views=4))
     with pytest.raises(StoreMismatchError, match=r"backbone\.views\.seed: the store has 5, this run 6"):
-        run(settings(folder, whole, seed=6))
+        run(settings(folder, whole, seed=6, views=4, extend=True))
     with pytest.raises(StoreMismatchError, match=r"backbone\.views\.augment: the store has 'strong', this run 'flip'"):
         run(settings(folder, whole, augment="flip"))
+
+
+def test_more_views_than_there_are_need_the_word(folder, tmp_path):
+    config = settings(folder, tmp_path / "x.zarr", views=2)
+    run(config)
+    before = lasting(config.out)
+
+    with pytest.raises(StoreContentsError, match="but without view 2, view 3. Give --extend to add just those"):
+        run(settings(folder, config.out, views=4))
+
+    assert lasting(config.out) == before
+
+
+@pytest.mark.parametrize(
+    ("held", "suffix"),
+    [({"views": 1, "seed": 8}, ".zarr"), ({"views": 2}, ".zarr"), ({"views": 1, "layers": "5"}, ".h5")],
+    ids=str,
+)
+def test_more_views_are_added_and_the_store_is_that_of_one_run(folder, whole, tmp_path, forwards, held, suffix):
+    out, batches = tmp_path / f"x{suffix}", -(-28 // 8)
+    run(settings(folder, out, **held))
+    forwards.requests.clear()
+    before = {path: path.stat() for path in out.rglob("c/*/0/0") if path.is_file()}
+
+    report = run(settings(folder, out, extend=True))
+
+    assert before or suffix == ".h5"
+    more, added = "layers" in held, 3 - held["views"]
+    assert len(forwards.requests) == batches * (added + more)
+    assert report.added == (*(["layers/cls/04"] if more else []), *(["view 1"] if added == 2 else []), "view 2")
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in before} == {
+        path: (stat.st_ino, stat.st_mtime_ns) for path, stat in before.items()
+    }
+    if suffix == ".h5":
+        convert(ConvertConfig(store=out, out=tmp_path / "back.zarr"))
+    assert lasting(out if suffix == ".zarr" else tmp_path / "back.zarr") == lasting(whole)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_an_addition_of_views_and_layers_that_was_stopped_goes_on_without_the_word(
+    folder, whole, tmp_path, forwards, batch
+):
+    out = tmp_path / "x.zarr"
+    run(settings(folder, out, views=1, layers="5"))
+    first = len(forwards.requests)
+
+    def stop(outputs: object, number: int) -> None:
+        if number == first + batch:
+            raise KeyboardInterrupt
+
+    forwards.change = stop
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(folder, out, extend=True))
+    forwards.change = lambda outputs, number: None
+    report = run(settings(folder, out))
+
+    assert report.kept == 8 * (batch // 3) and report.recomputed <= 8
+    assert lasting(out) == lasting(whole)
+
+
+def test_scores_and_training_go_on_after_views_were_added(folder, whole, tmp_path):
+    out = tmp_path / "x.zarr"
+    clean = run(settings(folder, out, views=1))
+
+    report = run(settings(folder, out, extend=True))
+
+    assert report.scores == clean.scores
+    heads = []
+    for store, run_folder in ((out, tmp_path / "grown"), (whole, tmp_path / "at-once")):
+        train(TrainHeadConfig(store=store, out=run_folder, views="all", epochs=3, quiet=True))
+        heads.append((run_folder / "head.safetensors").read_bytes())
+    assert heads[0] == heads[1]
 
 
 def test_an_extension_fills_all_views_of_the_new_arrays(folder, whole, tmp_path):

@@ -5,10 +5,13 @@ A file of this room offers a class with this contract; a head or a training loop
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Literal, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from featurecache.features import FeatureBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Order = Literal["sequential", "shuffled", "blocks"]
 """Rows as they lie; a new permutation per seed; or permuted blocks of neighbouring rows, for stores larger than RAM."""
@@ -16,6 +19,9 @@ Order = Literal["sequential", "shuffled", "blocks"]
 
 class FeatureSource(Protocol):
     """Yields `FeatureBatch`es of torch tensors: (B, D) float32 arrays, targets (B,) int64 or (B, K)."""
+
+    constants: Mapping[str, Tensor]
+    """Arrays of the classes and of no row, e.g. text/embedding (C, P, E), float32; {} where there are none."""
 
     def __len__(self) -> int:
         """Return the number of rows of one pass."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,14 +52,37 @@ class Ids(Sequence[str]):
         return found.tolist() if isinstance(place, slice) else found
 
 
+class Constants(Mapping[str, Tensor]):
+    """Arrays of the classes of a store as float32 tensors, each read and checked when it is first asked for."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store, self._read = store, dict[str, Tensor]()
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._read:
+            spec = self._store.header.constant(name)
+            self._read[name] = as_tensor(self._store.constant(name), spec.dtype).float()
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([spec.name for spec in self._store.header.constants])
+
+    def __len__(self) -> int:
+        return len(self._store.header.constants)
+
+
 class CachedSource:
     """Some rows and some arrays of one store."""
+
+    constants: Mapping[str, Tensor]
+    """Arrays of the classes, e.g. text/embedding (C, P, E), float32."""
 
     def __init__(
         self, store: FeatureStore, arrays: Sequence[str], rows: npt.NDArray[np.int64], *, views: int = 1
     ) -> None:
         """Read `rows` of `arrays`; batches in any order but the sequential one draw each row from the first `views` views."""
         self.store, self.arrays, self.rows, self.views = store, tuple(arrays), rows, views
+        self.constants = Constants(store)
         self._values = {(name, view): self._tensor(name, view) for name in arrays for view in range(views)}
         table = store.table()
         self._targets = torch.from_numpy(np.asarray(table.target))

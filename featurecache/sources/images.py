@@ -44,15 +44,19 @@ def decoded(
     on_error: Literal["stop", "skip"],
     threads: int | None = None,
     views: Views = CLEAN_ONLY,
+    which: Sequence[int] | None = None,
 ) -> Iterator[tuple[range, Tensor, dict[int, str]]]:
     """Yield (rows, (V, B, 3, H, W) images, position in the batch -> why it is skipped); view 0 is the clean one.
+
+    `which` names the views to give, by number; None: all.
 
     Decoded on `threads` threads (None: one a core), ahead of the model where that helps. Images of skipped rows are zero.
 
     Raises:
         UnreadableSampleError: with `on_error` "stop", the first image in row order that cannot be read.
     """
-    decoder = Decoder(dataset, preparation(backbone.transform), backbone.input_size, views)
+    numbers = tuple(range(views.count) if which is None else which)
+    decoder = Decoder(dataset, preparation(backbone.transform), backbone.input_size, views, numbers)
     pool = ThreadPoolExecutor(threads or cores(), thread_name_prefix="decode")
     try:
         started = (decoder.begin(rows, pool) for rows in batches)
@@ -78,16 +82,18 @@ class Decoder:
     prepare: Preparation
     input_size: tuple[int, int, int]
     views: Views
+    which: tuple[int, ...]
+    """Numbers of the views to give."""
 
     def begin(self, rows: range, pool: ThreadPoolExecutor) -> tuple[Tensor, list[Future[UnreadableSampleError | None]]]:
         """Return a batch (V, B, 3, H, W), and for each of its rows the future that fills it."""
-        images = torch.empty(self.views.count, len(rows), *self.input_size)
+        images = torch.empty(len(self.which), len(rows), *self.input_size)
         places = images.numpy().swapaxes(0, 1)
         return images, [pool.submit(self._fill, row, place) for row, place in zip(rows, places, strict=True)]
 
     def _fill(self, row: int, places: Sequence[Place]) -> UnreadableSampleError | None:
         try:
-            views = self.views.of(self.dataset.read(row), self.dataset.table.sample_id[row])
+            views = self.views.of(self.dataset.read(row), self.dataset.table.sample_id[row], self.which)
             for view, place in zip(views, places, strict=True):
                 self.prepare(view, place)
         except UnreadableSampleError as error:

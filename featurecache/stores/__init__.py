@@ -19,15 +19,16 @@ from featurecache.features import Header
 from featurecache.registry import Registry
 from featurecache.stores._agreement import lacking, united
 from featurecache.stores._behind import WriteBehind
+from featurecache.stores._constants import ClassValues
 from featurecache.stores._explaining import explained
-from featurecache.stores._gaps import gaps, progress
+from featurecache.stores._gaps import Gap, gaps, progress
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 __all__ = [
-    "STORES", "FeatureStore", "WriteBehind", "copy_store", "create_store", "digests", "explained", "format_of", "gaps", "lacking", "open_store",
-    "planned_bytes", "progress", "same_store", "store_exists", "united",
+    "STORES", "ClassValues", "FeatureStore", "Gap", "WriteBehind", "copy_store", "create_store", "digests", "explained",
+    "format_of", "gaps", "lacking", "open_store", "planned_bytes", "progress", "same_store", "store_exists", "united",
 ]  # fmt: skip
 
 STORES = Registry("store format", "featurecache.stores")
@@ -53,23 +54,33 @@ class FeatureStore(Protocol):
     def status(self) -> npt.NDArray[Any]:
         """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
 
-    def extend(self, header: Header, *, chunk_multiple: int) -> None:
-        """Take in the arrays of `header` that are not there yet; from then on they are missing in every row.
+    def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
+        """Take in what `header` holds more: arrays and views, which are then missing in every row; classes at once.
 
-        Durable at once and whole or not at all; what is there is neither rewritten nor moved.
+        Durable at once and whole or not at all; what is there is neither rewritten nor moved. `constants` is asked for
+        the values of the classes, a few at a time.
 
         Raises:
-            StoreMismatchError: the header is not the store's own with more arrays.
+            StoreMismatchError: the header is not the store's own with more in it.
         """
 
-    def missing(self, arrays: Sequence[str] | None = None) -> list[range]:
-        """Return the rows that are not committed in every one of `arrays` (None: all), ascending and disjoint."""
+    def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
+        """Return the rows not committed in every one of `arrays` and `views` (None: all), ascending and disjoint."""
 
     def begin(self, rows: range) -> None:
         """Note that `rows` are being computed, so that a later writer can say what a crash cost."""
 
-    def write(self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str]) -> None:
-        """Take the values of consecutive rows, (B, V, ...) each in storage dtype; not real before `commit`."""
+    def write(
+        self,
+        rows: range,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        skipped: Mapping[int, str],
+        views: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        """Take the values of consecutive rows, (B, V, ...) each in storage dtype; not real before `commit`.
+
+        `views` names those that an array's values are of, where these are not all.
+        """
 
     def commit(self) -> None:
         """Make everything written so far durable, in all arrays at once."""
@@ -88,6 +99,14 @@ class FeatureStore(Protocol):
     def mapped(self, array: str, view: int = 0) -> npt.NDArray[Any] | None:
         """Return all N rows as one array over the mapped chunk files, or None where chunks cannot be mapped in a row."""
 
+    def constant(self, name: str) -> npt.NDArray[Any]:
+        """Return an array of the classes, whole, in storage dtype.
+
+        Raises:
+            StoreContentsError: no such array.
+            StoreDamagedError: it is not what was written.
+        """
+
     def close(self) -> None:
         """Release files and the writer's lock."""
 
@@ -102,13 +121,18 @@ def open_store(path: str | Path, *, writable: bool = False) -> FeatureStore:
     return opened
 
 
-def create_store(path: str | Path, header: Header, table: RowTable, *, chunk_multiple: int) -> FeatureStore:
-    """Create an empty store, open for writing; chunks hold a multiple of `chunk_multiple` rows.
+def create_store(
+    path: str | Path, header: Header, table: RowTable, *, chunk_multiple: int, constants: ClassValues | None = None
+) -> FeatureStore:
+    """Create a store without rows, open for writing; chunks hold a multiple of `chunk_multiple` rows.
+
+    `constants` is asked for the values of the classes, a few at a time, where the header speaks of such arrays.
 
     Raises:
         StoreError: something is there already.
     """
-    created: FeatureStore = format_of(Path(path)).create(Path(path), header, table, chunk_multiple=chunk_multiple)
+    create = format_of(Path(path)).create
+    created: FeatureStore = create(Path(path), header, table, chunk_multiple=chunk_multiple, constants=constants)
     return created
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -33,11 +33,15 @@ class WriteBehind:
         self._rows, self._committed = 0, time.monotonic()
 
     def write(
-        self, rows: range, stored: Callable[[], Mapping[str, npt.NDArray[Any]]], skipped: Mapping[int, str]
+        self,
+        rows: range,
+        stored: Callable[[], Mapping[str, npt.NDArray[Any]]],
+        skipped: Mapping[int, str],
+        views: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         """Write what `stored` returns, (B, V, ...) each, as `rows`; `stored` runs on the thread, after earlier batches."""
         self._finish_last()
-        self._last = self._thread.submit(lambda: self.store.write(rows, stored(), skipped))
+        self._last = self._thread.submit(lambda: self.store.write(rows, stored(), skipped, views))
         self._rows += len(rows)
         if self._is_due():
             self.commit()

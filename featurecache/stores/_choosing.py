@@ -1,4 +1,4 @@
-"""What a user means by an array and a split: the array's spec, or what the store holds instead; readable rows as numbers."""
+"""What a user means by an array and a split: the array's spec, or what the store holds instead; what is stored as numbers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,24 @@ def spec_called(path: Path, header: Header, array: str) -> ArraySpec:
     try:
         return header.array(array)
     except KeyError:
-        held = ", ".join(spec.name for spec in header.arrays)
+        held = ", ".join(spec.name for spec in (*header.arrays, *header.constants))
+        if array in [spec.name for spec in header.constants]:
+            raise StoreContentsError(
+                f"{array} of {path} holds classes and no rows: ask for constant({array!r})."
+            ) from None
         raise StoreContentsError(f"{path} holds no array {array!r}; it holds {held}.") from None
 
 
-def readable_rows(store: Any, array: str, split: str | None, view: int) -> npt.NDArray[Any]:
-    """Return the committed `ok` rows of one array, (N, ...), bfloat16 as float32; `split` keeps one split."""
+def readable(store: Any, array: str, split: str | None, view: int) -> npt.NDArray[Any]:
+    """Return the committed `ok` rows of one array, (N, ...), or an array of the classes; bfloat16 as float32.
+
+    Raises:
+        StoreContentsError: no such array, or a split or view of an array of the classes.
+    """
+    if array in [spec.name for spec in store.header.constants]:
+        if split is not None or view:
+            raise StoreContentsError(f"{array} of {store.path} holds classes and no rows: leave split and view out.")
+        return as_numbers(store.constant(array), store.header.constant(array).dtype)
     keep = store.status() == "ok"
     if split is not None:
         keep &= np.asarray(store.table().split) == split

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import gcd, lcm
 from pathlib import Path
@@ -41,6 +41,11 @@ def chunk_key(index: int, view: int, tail: int) -> str:
     return "/".join(["c", str(index), str(view), *("0",) * tail])
 
 
+def view_of(key: str) -> int:
+    """Return the view that a chunk's key speaks of."""
+    return int(key.split("/")[2])
+
+
 class ChunkWriter:
     """Writes consecutive rows of one array into its chunk files; durable after `settle`."""
 
@@ -55,12 +60,12 @@ class ChunkWriter:
         self._closing: list[Future[None]] = []
         self._unsynced: set[Path] = set()
 
-    def write(self, start: int, values: npt.NDArray[Any], pool: ThreadPoolExecutor) -> None:
-        """Write `values` (B, V, ...) as rows `start` and following."""
+    def write(self, start: int, values: npt.NDArray[Any], pool: ThreadPoolExecutor, views: Sequence[int]) -> None:
+        """Write `values` (B, V, ...) as rows `start` and following of these views."""
         for offset, count, index, inside in self._pieces(start, len(values)):
-            for view in range(values.shape[1]):
+            for place, view in enumerate(views):
                 key = chunk_key(index, view, len(self.spec.tail))
-                self._append(key, inside, values[offset : offset + count, view].tobytes(), count)
+                self._append(key, inside, values[offset : offset + count, place].tobytes(), count)
                 if inside + count == self.rows_per_chunk:
                     self._closing.append(pool.submit(_sync_and_close, self._open.pop(key)))
 

@@ -26,6 +26,7 @@ from featurecache.features import FORMAT_VERSION, ArraySpec, Header
 from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
 from featurecache.stores._chunks import ChunkWriter, chunk_key
+from featurecache.stores._constants import Piece
 from featurecache.stores._creation import LEDGER, ROOT, remove_leftovers, temporary_name, write_durably
 from featurecache.stores._layout import TABLE_COLUMNS, empty_store, status_files
 
@@ -49,15 +50,16 @@ class Journal:
         return _ledger.Committed.replay(_ledger.good_records(self.ledger.splitlines(keepends=True))[0])
 
     def digest(self, array: str) -> str:
-        """Return what changes whenever the committed rows of an array, the row table or the skipped rows do."""
+        """Return what changes whenever the clean view of an array's committed rows, the row table or the skipped rows do."""
         state = self.state()
-        table = {name: crc for name, crc in state.files.items() if Path(name).name != ROOT}
-        seen = [sorted(state.chunks.get(array, {}).items()), sorted(table.items()), sorted(state.skipped.items())]
+        clean = [item for item in state.chunks.get(array, {}).items() if item[0].split("/")[2] == "0"]
+        table = [item for item in state.files.items() if Path(item[0]).parts[0] in TABLE_COLUMNS]
+        seen = [sorted(clean), sorted(table), sorted(state.skipped.items())]
         return f"{zlib.crc32(json.dumps(seen).encode()):08x}"
 
-    def chunk_rows(self, array: str) -> int:
-        """Return the rows of a chunk, which is what a checksum of the ledger covers."""
-        return int(json.loads(self.metadata[f"{array}/{ROOT}"])["chunk_grid"]["configuration"]["chunk_shape"][0])
+    def chunk(self, array: str) -> tuple[int, ...]:
+        """Return the shape of a chunk, which is what a checksum of the ledger covers; rows, or classes, may be fewer."""
+        return tuple(json.loads(self.metadata[f"{array}/{ROOT}"])["chunk_grid"]["configuration"]["chunk_shape"])
 
 
 class Copied(Protocol):
@@ -78,6 +80,9 @@ class Copied(Protocol):
 
     def block(self, spec: ArraySpec, rows: slice) -> npt.NDArray[Any]:
         """Return (B, V, ...) of the rows of one chunk, read from the file and not mapped, so that memory stays bounded."""
+
+    def class_pieces(self, spec: ArraySpec) -> Iterator[Piece]:
+        """Yield the classes of an array of the classes in the pieces of its Zarr files, compared with the checksums."""
 
 
 def header_from(path: Path, root: bytes) -> Header:
@@ -104,7 +109,7 @@ def checked_blocks(store: Copied, spec: ArraySpec) -> Iterator[tuple[int, npt.ND
         StoreDamagedError: they are not the values that were committed.
     """
     journal = store.journal()
-    sums, size = journal.state().chunks[spec.name], journal.chunk_rows(spec.name)
+    sums, size = journal.state().chunks[spec.name], journal.chunk(spec.name)[0]
     for number, start in enumerate(range(0, store.header.rows, size)):
         stop = min(start + size, store.header.rows)
         values = store.block(spec, slice(start, stop))
@@ -139,6 +144,9 @@ def check_copy(copy: Copied, source: Copied) -> None:
     for spec in source.header.arrays:
         for _ in checked_blocks(copy, spec):
             pass
+    for spec in source.header.constants:
+        for _ in copy.class_pieces(spec):
+            pass
 
 
 def _equal(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> bool:
@@ -158,14 +166,17 @@ def take_apart(source: Copied, folder: Path) -> None:
         write_durably(folder / name, content)
     with ThreadPoolExecutor(8, thread_name_prefix="fsync") as pool:
         for spec in source.header.arrays:
-            writer = ChunkWriter(folder, spec, journal.chunk_rows(spec.name), {})
+            writer = ChunkWriter(folder, spec, journal.chunk(spec.name)[0], {})
             try:
                 for start, values in checked_blocks(source, spec):
-                    writer.write(start, values, pool)
+                    writer.write(start, values, pool, range(source.header.views))
                 for waiting in writer.settle(pool):
                     waiting.result()
             finally:
                 writer.close()
+    for spec in source.header.constants:
+        for piece in source.class_pieces(spec):
+            write_durably(folder / piece.name, piece.content)
     for place in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
         sync_folder(place)
     write_atomic(folder / LEDGER, journal.ledger)

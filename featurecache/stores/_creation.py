@@ -1,7 +1,8 @@
 """Making a store, and adding arrays to one: whole or not at all, whatever ends the process in between.
 
 A new store is written under a temporary name and renamed. An extension is one ledger line that carries the new metadata;
-the files are replaced after it, the root last, and whoever writes next finishes that where it was cut off.
+the files are replaced after it, the root last, and whoever writes next finishes that where it was cut off. Values of the
+classes are written before that line, and are nothing until it is there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from featurecache.errors import StoreDamagedError, StoreError, StoreMismatchErro
 from featurecache.features import Header
 from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
+from featurecache.stores._constants import ClassValues, remove_unclaimed, sync_constants, write_constants
 from featurecache.stores._layout import empty_store, extended_metadata
 
 if TYPE_CHECKING:
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
 LEDGER, ROOT = "ledger.jsonl", "zarr.json"
 
 
-def create_files(path: Path, header: Header, table: RowTable, chunk_multiple: int) -> None:
-    """Write an empty store under a temporary name, then give it its own.
+def create_files(
+    path: Path, header: Header, table: RowTable, chunk_multiple: int, constants: ClassValues | None
+) -> None:
+    """Write a store without rows under a temporary name, then give it its own; `constants` is asked in between.
 
     Raises:
         StoreError: something is there already, or the folder cannot be written.
@@ -36,20 +40,23 @@ def create_files(path: Path, header: Header, table: RowTable, chunk_multiple: in
         raise StoreError(f"{path} exists already. Give another --out, or remove it first.")
     temporary = temporary_name(path)
     files = empty_store(header, table, chunk_multiple)
-    sums = {name: zlib.crc32(content) for name, content in files.items()}
-    files[LEDGER] = _ledger.encode({"kind": "created", "files": sums})
     try:
         new = [folder for folder in path.parents if not folder.exists()]
         remove_leftovers(path)
         for name, content in files.items():
             write_durably(temporary / name, content)
+        sums = {name: zlib.crc32(content) for name, content in files.items()}
+        sums |= write_constants(temporary, header, constants, write_durably)
+        write_durably(temporary / LEDGER, _ledger.encode({"kind": "created", "files": sums}))
         for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
             sync_folder(folder)
         os.rename(temporary, path)
         for folder in [path, *new]:
             sync_folder(folder.parent)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise StoreError(
             f"cannot create {path}: {error.strerror or error}. Nothing was left behind; give an --out that can be written."
         ) from error
@@ -87,20 +94,41 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def extend_files(path: Path, state: _ledger.Committed, header: Header, chunk_multiple: int) -> None:
+def extend_files(
+    path: Path, state: _ledger.Committed, header: Header, chunk_multiple: int, constants: ClassValues | None
+) -> None:
     """Make the store at `path` one with this header; the caller holds the lock and opens it again.
+
+    Arrays of the classes that it does not hold yet are asked of `constants` and written first.
 
     Raises:
         StoreMismatchError: the new header would change or drop what is there.
     """
     metadata = {name: checked(path, name, crc) for name, crc in state.files.items() if Path(name).name == ROOT}
     files = extended_metadata(metadata, header, chunk_multiple)
-    changed = files.keys() & metadata.keys() - {ROOT}
+    # more views are a longer axis of the same chunks
+    changed = files.keys() & metadata.keys() - {ROOT, *(f"{spec.name}/{ROOT}" for spec in header.arrays)}
     if changed:
         raise StoreMismatchError(f"{path} cannot be extended: {', '.join(sorted(changed))} would change.")
     texts = {name: content.decode() for name, content in files.items()}
-    _ledger.append(path / LEDGER, {"kind": "extended", "files": texts})
+    sums = _new_constants(path, state, header, constants)
+    _ledger.append(path / LEDGER, {"kind": "extended", "files": texts, **({"sums": sums} if sums else {})})
     replace_metadata(path, texts)
+
+
+def _new_constants(
+    path: Path, state: _ledger.Committed, header: Header, constants: ClassValues | None
+) -> dict[str, int]:
+    """Write the arrays of the classes that the store lacks, durably; return path -> CRC-32."""
+    if all(f"{spec.name}/{ROOT}" in state.files for spec in header.constants):
+        return {}
+    try:
+        sums = write_constants(path, header, constants, write_durably)
+        sync_constants(path)
+    except BaseException:
+        remove_unclaimed(path, state.files)
+        raise
+    return sums
 
 
 def replace_metadata(path: Path, files: Mapping[str, str]) -> None:
@@ -151,14 +179,12 @@ def settle(path: Path) -> None:
     """Finish what a killed writer had begun: an extension's metadata, files under temporary names, a torn ledger line."""
     _, belonging, good = snapshot(path)
     records, _ = _ledger.read_records(path / LEDGER)
+    files = _ledger.Committed.replay(records).files
     for record in records[len(belonging) :]:
         if record["kind"] == "extended":
             replace_metadata(path, record["files"])
-    for folder in {
-        path,
-        *((path / name).parent for name in _ledger.Committed.replay(records).files),
-        path / "status/c",
-    }:
+    for folder in {path, *((path / name).parent for name in files), path / "status/c"}:
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
+    remove_unclaimed(path, files)
     _ledger.cut(path / LEDGER, good)

@@ -1,9 +1,10 @@
-"""What a store lacks, as work to do: which rows of which arrays, and what a stopped run had begun."""
+"""What a store lacks, as work to do: which rows of which arrays and views, and what a stopped run had begun."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 from featurecache.features import ArraySpec
@@ -13,17 +14,40 @@ if TYPE_CHECKING:
 
 
 def progress(store: FeatureStore) -> tuple[int, int]:
-    """Return (rows committed in every array, rows that a stopped run had begun to compute, but not committed)."""
+    """Return (rows committed in every array and view, rows that a stopped run had begun to compute, but not committed)."""
     missing = store.missing()
     begun = sum(len(range(rows.start, min(rows.stop, store.interrupted_at))) for rows in missing)
     return store.header.rows - sum(map(len, missing)), begun
 
 
-def gaps(store: FeatureStore) -> Iterator[tuple[range, list[ArraySpec]]]:
-    """Yield (rows, the arrays that lack them), ascending: after an extension not every array lacks the same rows."""
-    missing = {spec: store.missing([spec.name]) for spec in store.header.arrays}
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Consecutive rows that all lack the same."""
+
+    rows: range
+    lacking: Mapping[ArraySpec, tuple[int, ...]]
+    """Array -> views of it that are lacking, ascending."""
+
+    @property
+    def views(self) -> tuple[int, ...]:
+        """Views that are lacking in some array, ascending."""
+        return tuple(sorted({view for views in self.lacking.values() for view in views}))
+
+    def arrays(self, view: int) -> list[ArraySpec]:
+        """Return the arrays that lack this view."""
+        return [spec for spec, views in self.lacking.items() if view in views]
+
+
+def gaps(store: FeatureStore) -> Iterator[Gap]:
+    """Yield what is lacking, in ascending and disjoint rows: after an extension that is not the same for every row."""
+    header = store.header
+    parts = list(product(header.arrays, range(header.views)))
+    missing = {(spec, view): store.missing([spec.name], [view]) for spec, view in parts}
     edges = sorted({edge for ranges in missing.values() for rows in ranges for edge in (rows.start, rows.stop)})
     for start, stop in pairwise(edges):
-        arrays = [spec for spec, ranges in missing.items() if any(start in rows for rows in ranges)]
-        if arrays:
-            yield range(start, stop), arrays
+        lacking: dict[ArraySpec, tuple[int, ...]] = {}
+        for spec, view in parts:
+            if any(start in rows for rows in missing[spec, view]):
+                lacking[spec] = (*lacking.get(spec, ()), view)
+        if lacking:
+            yield Gap(range(start, stop), lacking)

@@ -10,7 +10,7 @@ import json
 import mmap
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from featurecache.datasets import RowTable
 from featurecache.errors import StoreDamagedError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header
 from featurecache.stores._choosing import spec_called
+from featurecache.stores._constants import CLASSES, Cut, Piece, assembled, at, checked_pieces, constant_called
 from featurecache.stores._copying import Copied, Journal, check_copy, checked_blocks, header_from
 from featurecache.stores._creation import ROOT
 from featurecache.stores._layout import TEXT_COLUMNS
@@ -47,6 +48,11 @@ def assemble(source: Copied, target: Path) -> None:
             array.attrs["logical_dtype"] = spec.dtype
             for start, values in checked_blocks(source, spec):
                 array[start : start + len(values)] = values
+        for spec in header.constants:
+            array = file.create_dataset(spec.name, spec.tail, spec.storage_dtype)
+            array.attrs["logical_dtype"] = spec.dtype
+            for piece in source.class_pieces(spec):
+                array[at(piece.classes)] = piece.values
         for name in TEXT_COLUMNS:
             _text(file, name, getattr(source.table(), name))
         file.create_dataset("target", data=np.asarray(source.table().target))
@@ -97,6 +103,7 @@ def _room(source: Copied) -> int:
     """Return at least as many bytes as the file will take; what is too much is given back at its end."""
     header, table, journal = source.header, source.table(), source.journal()
     features = sum(header.rows * header.views * spec.row_bytes + 4096 for spec in header.arrays)
+    features += sum(spec.row_bytes + 4096 for spec in header.constants)
     texts = (*(getattr(table, name) for name in TEXT_COLUMNS), source.status())
     words = sum(2 * len(str(value).encode()) + 64 for column in texts for value in column)
     small = len(journal.ledger) + 2 * sum(map(len, journal.metadata.values())) + len(json.dumps(header.to_json()))
@@ -168,6 +175,25 @@ class Hdf5File:
             return np.asarray(self._file[spec.name][rows])
         except (OSError, KeyError, ValueError) as error:
             raise StoreDamagedError(f"{self.path}: {spec.name} cannot be read: {error}. Restore the file.") from error
+
+    def constant(self, name: str) -> npt.NDArray[Any]:
+        """Return an array of the classes, whole, in storage dtype."""
+        spec = constant_called(self.path, self.header, name)
+        return assembled(spec, self.class_pieces(spec))
+
+    def class_pieces(self, spec: ArraySpec) -> Iterator[Piece]:
+        """Yield the classes of an array of the classes in the pieces of its Zarr files, checked."""
+        cut = Cut(spec, self._journal.chunk(spec.name)[CLASSES])
+
+        def content(name: str, classes: range) -> bytes:
+            try:
+                return cut.encoded(np.asarray(self._file[spec.name][at(classes)]))
+            except (OSError, KeyError, ValueError, TypeError) as error:
+                raise StoreDamagedError(
+                    f"{self.path}: {spec.name} cannot be read: {error}. Restore the file."
+                ) from error
+
+        return checked_pieces(self.path, cut, self._journal.state().files, content)
 
     def read(self, array: str, rows: npt.NDArray[np.int64] | slice, view: int = 0) -> npt.NDArray[Any]:
         """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked."""

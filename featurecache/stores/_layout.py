@@ -15,6 +15,7 @@ from zarr.storage import MemoryStore
 
 from featurecache.features import ArraySpec, Header
 from featurecache.stores._chunks import chunk_rows
+from featurecache.stores._constants import Cut, cuts
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
@@ -25,13 +26,14 @@ TABLE_COLUMNS = (*TEXT_COLUMNS, "target")
 
 
 def empty_store(header: Header, table: RowTable, chunk_multiple: int) -> dict[str, bytes]:
-    """Return path -> content of every file of a store that holds no features yet.
+    """Return path -> content of every file of a store that holds no features yet, nor values of its classes.
 
     Written by zarr itself into memory, so that any Zarr v3 reader understands them; made durable by the caller.
     """
     memory = MemoryStore()
     root = zarr.create_group(memory, zarr_format=3, attributes={"featurecache": header.to_json()})
     _add_arrays(root, header, header.arrays, chunk_multiple)
+    _add_constants(root, cuts(header))
     for name in TEXT_COLUMNS:
         _text(root, name, getattr(table, name))
     _text(root, "status", None, rows=header.rows)
@@ -47,9 +49,15 @@ def extended_metadata(metadata: Mapping[str, bytes], header: Header, chunk_multi
     """
     memory = MemoryStore({name: default_buffer_prototype().buffer.from_bytes(text) for name, text in metadata.items()})
     root = zarr.open_group(memory, mode="r+", zarr_format=3, use_consolidated=False)
+    for spec in header.arrays:
+        if f"{spec.name}/zarr.json" in metadata:
+            array = root[spec.name]
+            assert isinstance(array, zarr.Array)
+            array.resize((header.rows, header.views, *spec.tail))
     _add_arrays(
         root, header, [spec for spec in header.arrays if f"{spec.name}/zarr.json" not in metadata], chunk_multiple
     )
+    _add_constants(root, [cut for cut in cuts(header) if f"{cut.spec.name}/zarr.json" not in metadata])
     root.attrs.put({"featurecache": header.to_json()})
     _consolidate(memory)
     return {name: content for name, content in contents(memory).items() if metadata.get(name) != content}
@@ -72,6 +80,20 @@ def _add_arrays(root: zarr.Group, header: Header, specs: Iterable[ArraySpec], ch
             compressors=None,
             fill_value=0,
             attributes={"logical_dtype": spec.dtype},
+            config={"write_empty_chunks": True},
+        )
+
+
+def _add_constants(root: zarr.Group, plan: Iterable[Cut]) -> None:
+    for cut in plan:
+        root.create_array(
+            cut.spec.name,
+            shape=cut.spec.tail,
+            chunks=cut.chunk,
+            dtype=np.dtype(cut.spec.storage_dtype).newbyteorder("="),
+            compressors=None,
+            fill_value=0,
+            attributes={"logical_dtype": cut.spec.dtype},
             config={"write_empty_chunks": True},
         )
 

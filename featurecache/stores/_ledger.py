@@ -11,11 +11,13 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from featurecache.errors import StoreDamagedError
 from featurecache.files import write_atomic
+from featurecache.stores._chunks import view_of
 
 Record = dict[str, Any]
 
@@ -90,9 +92,9 @@ class Committed:
     """The state that a ledger describes."""
 
     files: Mapping[str, int]
-    """Path of each file of metadata and of the row table -> its CRC-32."""
-    spans: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    """Array -> committed row spans, ascending and disjoint."""
+    """Path of each file of metadata, of the row table and of the classes -> its CRC-32."""
+    spans: dict[tuple[str, int], list[tuple[int, int]]] = field(default_factory=dict)
+    """Array and view -> committed row spans, ascending and disjoint."""
     chunks: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
     """Array -> chunk key -> (rows committed in the chunk, CRC-32 of their bytes)."""
     skipped: dict[int, str] = field(default_factory=dict)
@@ -118,7 +120,8 @@ class Committed:
             return
         start, stop = record["rows"]
         for array, chunks in record["chunks"].items():
-            self.spans[array] = _joined([*self.spans.get(array, []), (start, stop)])
+            for view in {view_of(key) for key in chunks}:  # a commit writes every view it speaks of, in all its rows
+                self.spans[array, view] = _joined([*self.spans.get((array, view), []), (start, stop)])
             known = self.chunks.setdefault(array, {})
             known.update({key: (rows, crc) for key, (rows, crc) in chunks.items()})
         self.skipped.update({int(row): reason for row, reason in record["skipped"].items()})
@@ -130,9 +133,9 @@ class Committed:
         everything = {"kind": "commit", "rows": [0, rows], "chunks": chunks, "skipped": skipped}
         return [{"kind": "created", "files": dict(self.files)}, everything, {"kind": "finished"}]
 
-    def missing(self, arrays: Iterable[str], rows: int) -> list[range]:
-        """Return the rows of `range(rows)` that are absent from any of `arrays`, ascending and disjoint."""
-        gaps = [gap for array in arrays for gap in _gaps(self.spans.get(array, []), rows)]
+    def missing(self, arrays: Iterable[str], views: Iterable[int], rows: int) -> list[range]:
+        """Return the rows of `range(rows)` that are absent from any of `arrays` in any of `views`, ascending and disjoint."""
+        gaps = [gap for part in product(arrays, views) for gap in _gaps(self.spans.get(part, []), rows)]
         return [range(a, b) for a, b in _joined(gaps)]
 
 
@@ -150,7 +153,8 @@ def _file_sums(record: Record) -> Mapping[str, int]:
     if record["kind"] == "created":
         sums: Mapping[str, int] = record["files"]
         return sums
-    return {name: zlib.crc32(text.encode()) for name, text in record.get("files", {}).items()}
+    texts = {name: zlib.crc32(text.encode()) for name, text in record.get("files", {}).items()}
+    return {**texts, **record.get("sums", {})}
 
 
 def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from featurecache.features import Header
 from featurecache.stores._chunks import chunk_rows
+from featurecache.stores._constants import cuts
 from featurecache.stores._layout import empty_store
 
 if TYPE_CHECKING:
@@ -19,12 +21,15 @@ def in_chunks(header: Header, table: RowTable, chunk_multiple: int) -> dict[str,
     chunk = {spec.name: chunk_rows(spec, header.rows, chunk_multiple) for spec in header.arrays}
     padded = {name: -(-header.rows // rows) * rows for name, rows in chunk.items()}
     arrays = {spec.name: padded[spec.name] * header.views * spec.row_bytes for spec in header.arrays}
+    for cut in cuts(header):
+        arrays[cut.spec.name] = len(list(cut.pieces())) * math.prod(cut.chunk) * cut.spec.storage_dtype.itemsize
     return {**arrays, REST: _rest(header, table)}
 
 
 def in_one_piece(header: Header, table: RowTable, chunk_multiple: int) -> dict[str, int]:
     """Return the bytes of a store whose arrays lie in one piece each, whatever the chunks they were written in."""
     arrays = {spec.name: header.rows * header.views * spec.row_bytes for spec in header.arrays}
+    arrays |= {spec.name: spec.row_bytes for spec in header.constants}
     return {**arrays, REST: _rest(header, table)}
 
 

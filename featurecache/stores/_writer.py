@@ -26,6 +26,9 @@ from featurecache.stores._explaining import explained
 
 LOCK = "writer.lock"
 
+Parts = Mapping[str, tuple[int, ...]]
+"""Array -> views of it that are written."""
+
 
 class Writer:
     """Appends rows to the chunk files of a store and commits them to its ledger."""
@@ -42,7 +45,7 @@ class Writer:
         }
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="fsync")
         self._spans: list[tuple[int, int]] = []
-        self._arrays: tuple[str, ...] = ()
+        self._parts: Parts = {}
         self._skipped: dict[int, str] = {}
         self._broken = False
 
@@ -62,21 +65,25 @@ class Writer:
         """Note that `rows` are being computed, so that a later writer can say what a crash cost."""
         self.lock.describe(rows.stop)
 
-    def write(self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str]) -> None:
+    def write(
+        self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str], parts: Parts
+    ) -> None:
         """Write rows that follow those written before, or start a new span (which commits the old one).
 
         Raises:
             StoreError: the disk is full or refuses; what was committed stays, the same command goes on from there.
         """
-        if self._spans and (self._spans[-1][1] != rows.start or self._arrays != tuple(arrays)):
+        if self._spans and (self._spans[-1][1] != rows.start or self._parts != parts):
             self.commit()
         with self._sound("write to"):
             for name, values in arrays.items():
                 if len(values) != len(rows):
                     raise StoreError(f"{name} holds {len(values)} rows, but {len(rows)} were announced")
-                self._writers[name].write(rows.start, values, self._pool)
+                if values.shape[1] != len(parts[name]):
+                    raise StoreError(f"{name} holds {values.shape[1]} views, but {len(parts[name])} were announced")
+                self._writers[name].write(rows.start, values, self._pool, parts[name])
         start = self._spans[0][0] if self._spans else rows.start
-        self._spans, self._arrays = [(start, rows.stop)], tuple(arrays)
+        self._spans, self._parts = [(start, rows.stop)], parts
         self._skipped.update(skipped)
 
     @property
@@ -88,7 +95,7 @@ class Writer:
         """Make every row written so far durable, then true."""
         if not self._spans:
             return
-        writers = [self._writers[name] for name in self._arrays]
+        writers = [self._writers[name] for name in self._parts]
         with self._sound("commit to"):
             for waiting in [future for writer in writers for future in writer.settle(self._pool)]:
                 waiting.result()

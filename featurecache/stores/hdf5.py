@@ -7,10 +7,7 @@ a ledger is nothing but a lock, or what a kill left of one: the file is the stor
 
 from __future__ import annotations
 
-import errno
-import shutil
-from collections.abc import Mapping, Sequence
-from filecmp import cmp
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +16,21 @@ import numpy.typing as npt
 
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreDamagedError, StoreError, StoreNotFoundError
-from featurecache.features import Header
-from featurecache.files import sync_folder
+from featurecache.features import ArraySpec, Header
 from featurecache.stores._agreement import check_extends
-from featurecache.stores._choosing import readable_rows
-from featurecache.stores._copying import NOTES, Copied, Journal, copy_notes, replacing, take_apart
+from featurecache.stores._choosing import readable
+from featurecache.stores._constants import ClassValues, Piece
+from featurecache.stores._copying import Copied, Journal, copy_notes, replacing, take_apart
 from featurecache.stores._creation import LEDGER, create_files
 from featurecache.stores._explaining import explained
 from featurecache.stores._hdf5_file import Hdf5File, assemble, notes_of
 from featurecache.stores._planning import in_one_piece
-from featurecache.stores._writer import LOCK, Lock, acquire
+from featurecache.stores._side import clear, locked, refuse_remains, remove_empty, side_of
+from featurecache.stores._writer import Lock
 from featurecache.stores.zarr import ZarrStore
 
 SUFFIXES = (".h5", ".hdf5")
 planned = in_one_piece
-
-
-def side_of(path: Path) -> Path:
-    """Return the Zarr store beside a file, in which it is written."""
-    return path.with_name(f"{path.name}.zarr")
 
 
 def exists(path: Path) -> bool:
@@ -45,11 +38,13 @@ def exists(path: Path) -> bool:
     return path.exists() or side_of(path).exists()
 
 
-def create(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> Hdf5Store:
-    """Create an empty store: its Zarr side is there whole, or not at all."""
-    _refuse_remains(path)
-    create_files(side_of(path), header, table, chunk_multiple)
-    return Hdf5Store(path, _locked(side_of(path)))
+def create(
+    path: Path, header: Header, table: RowTable, *, chunk_multiple: int, constants: ClassValues | None = None
+) -> Hdf5Store:
+    """Create a store without rows: its Zarr side is there whole, or not at all."""
+    refuse_remains(path)
+    create_files(side_of(path), header, table, chunk_multiple, constants)
+    return Hdf5Store(path, locked(side_of(path)))
 
 
 def open(path: Path, *, writable: bool = False) -> Hdf5Store:
@@ -58,51 +53,18 @@ def open(path: Path, *, writable: bool = False) -> Hdf5Store:
         raise StoreNotFoundError(
             f"{path} does not exist. Make one with: featurecache extract-features DATA --backbone NAME --out {path}"
         )
-    return Hdf5Store(path, _locked(side_of(path)) if writable else None)
+    return Hdf5Store(path, locked(side_of(path)) if writable else None)
 
 
 def copy(source: Copied, path: Path) -> None:
     """Write a finished store that is `source` in this format, verified against it; whole or not at all."""
-    _refuse_remains(path, source.notes)
+    refuse_remains(path, source.notes)
     with replacing(path) as temporary:
         assemble(source, temporary)
         if not notes_of(path).exists():
             with replacing(notes_of(path)) as notes:
                 notes.mkdir()
                 copy_notes(source.notes, notes)
-
-
-def _refuse_remains(path: Path, notes: Path | None = None) -> None:
-    """Refuse to begin where something is; notes of an earlier store would be taken for those of the new one."""
-    if path.exists() or side_of(path).exists():
-        there = path if path.exists() else side_of(path)
-        raise StoreError(f"{there} exists already. Give another --out, or remove it first.")
-    ours = notes_of(path)
-    if ours.exists() and (notes is None or not _same_notes(ours, notes)):
-        raise StoreError(
-            f"{ours} exists already, with notes of a store that is gone. Remove it, or give another --out."
-        )
-
-
-def _same_notes(ours: Path, theirs: Path) -> bool:
-    def named(folder: Path) -> list[Path]:
-        return sorted(
-            p.relative_to(folder) for n in NOTES for p in [folder / n, *(folder / n).rglob("*")] if p.is_file()
-        )
-
-    names = named(ours)
-    return names == named(theirs) and all(cmp(ours / name, theirs / name, shallow=False) for name in names)
-
-
-def _locked(side: Path) -> Lock:
-    with explained(f"write in {side.parent}"):
-        side.mkdir(exist_ok=True)
-    try:
-        return acquire(side / LOCK)
-    except StoreError:
-        if side.exists():
-            raise
-        return _locked(side)  # the writer before us removed it between our two steps
 
 
 class Hdf5Store:
@@ -136,7 +98,7 @@ class Hdf5Store:
     def _file(self) -> Hdf5File:
         """Open the file; a writer first clears what a kill has left beside it."""
         if self._lock is not None:
-            _clear(self._side_path)
+            clear(self._side_path)
         return Hdf5File(self.path)
 
     def _settle(self, side: ZarrStore) -> None:
@@ -144,7 +106,7 @@ class Hdf5Store:
         file = Hdf5File(self.path)
         if file.journal() == side.journal():
             side.let_go()
-            _clear(self._side_path)
+            clear(self._side_path)
             self._held = file
         else:
             file.close()
@@ -177,9 +139,9 @@ class Hdf5Store:
         """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
         return self._held.status()
 
-    def missing(self, arrays: Sequence[str] | None = None) -> list[range]:
-        """Return the rows that are not committed in every one of `arrays` (None: all), ascending and disjoint."""
-        return self._held.missing(arrays) if isinstance(self._held, ZarrStore) else []
+    def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
+        """Return the rows not committed in every one of `arrays` and `views` (None: all), ascending and disjoint."""
+        return self._held.missing(arrays, views) if isinstance(self._held, ZarrStore) else []
 
     def _writing(self) -> ZarrStore:
         if self._lock is None:
@@ -192,24 +154,30 @@ class Hdf5Store:
         """Note that `rows` are being computed."""
         self._writing().begin(rows)
 
-    def write(self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str]) -> None:
+    def write(
+        self,
+        rows: range,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        skipped: Mapping[int, str],
+        views: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         """Take the values of consecutive rows, (B, V, ...) each in storage dtype; not real before `commit`."""
-        self._writing().write(rows, arrays, skipped)
+        self._writing().write(rows, arrays, skipped, views)
 
     def commit(self) -> None:
         """Make everything written so far durable, in all arrays at once."""
         if isinstance(self._held, ZarrStore):
             self._writing().commit()
 
-    def extend(self, header: Header, *, chunk_multiple: int) -> None:
-        """Take in the arrays of `header` that are not there yet; the file stays as it is until all of them are complete."""
+    def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
+        """Take in what `header` holds more; the file stays as it is until all of it is complete."""
         check_extends(self.path, self.header, header)
         if isinstance(self._held, Hdf5File) and self._lock is not None:
             with explained(f"extend {self.path}"):
                 take_apart(self._held, self._side_path)
             self._held.close()
             self._held = ZarrStore(self._side_path, self._lock)
-        self._writing().extend(header, chunk_multiple=chunk_multiple)
+        self._writing().extend(header, chunk_multiple=chunk_multiple, constants=constants)
 
     def finish(self) -> None:
         """Seal the store: assemble the file, give it its name, then clear the side."""
@@ -223,7 +191,7 @@ class Hdf5Store:
         side.let_go()
         self._held = file
         with explained(f"clear {self._side_path}"):
-            _clear(self._side_path)
+            clear(self._side_path)
 
     def read(self, array: str, rows: npt.NDArray[np.int64] | slice, view: int = 0) -> npt.NDArray[Any]:
         """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked."""
@@ -234,14 +202,22 @@ class Hdf5Store:
         return self._held.mapped(array, view)
 
     def to_numpy(self, array: str, *, split: str | None = None, view: int = 0) -> npt.NDArray[Any]:
-        """Return the committed `ok` rows of one array, (N, ...), bfloat16 as float32; `split` keeps one split."""
-        return readable_rows(self, array, split, view)
+        """Return the committed `ok` rows of one array, or an array of the classes; bfloat16 as float32."""
+        return readable(self, array, split, view)
+
+    def constant(self, name: str) -> npt.NDArray[Any]:
+        """Return an array of the classes, whole, in storage dtype."""
+        return self._held.constant(name)
+
+    def class_pieces(self, spec: ArraySpec) -> Iterator[Piece]:
+        """Yield the classes of an array of the classes in the pieces of its Zarr files, checked."""
+        return self._held.class_pieces(spec)
 
     def journal(self) -> Journal:
         """Return the ledger and Zarr's metadata, which every copy in another format keeps."""
         return self._held.journal()
 
-    def block(self, spec: Any, rows: slice) -> npt.NDArray[Any]:
+    def block(self, spec: ArraySpec, rows: slice) -> npt.NDArray[Any]:
         """Return (B, V, ...) of the rows of one chunk, read from the file and not mapped."""
         return self._held.block(spec, rows)
 
@@ -256,24 +232,4 @@ class Hdf5Store:
             self._lock.release(for_good=done)
             self._lock = None
             if done:
-                _remove_empty(self._side_path)
-
-
-def _clear(side: Path) -> None:
-    """Remove everything of a side but its lock; without its ledger it is no store any more, so that goes first."""
-    (side / LEDGER).unlink(missing_ok=True)
-    sync_folder(side)
-    for entry in side.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != LOCK:
-            entry.unlink()
-
-
-def _remove_empty(side: Path) -> None:
-    try:
-        side.rmdir()
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # the next writer is in it, or was
-            raise
-    sync_folder(side.parent)
+                remove_empty(self._side_path)

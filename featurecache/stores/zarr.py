@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +11,37 @@ import numpy.typing as npt
 import zarr
 
 from featurecache.datasets import RowTable
-from featurecache.errors import StoreContentsError, StoreDamagedError, StoreError, StoreNotFoundError
+from featurecache.errors import StoreContentsError, StoreError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header
 from featurecache.stores import _ledger
 from featurecache.stores._agreement import check_extends
-from featurecache.stores._choosing import readable_rows, spec_called
-from featurecache.stores._chunks import chunk_key
+from featurecache.stores._choosing import readable
+from featurecache.stores._constants import (
+    CLASSES,
+    ClassValues,
+    Cut,
+    Piece,
+    assembled,
+    checked_pieces,
+    constant_called,
+)  # fmt: skip
 from featurecache.stores._copying import Copied, Journal, check_copy, copy_notes, header_from, replacing, take_apart
 from featurecache.stores._creation import LEDGER, ROOT, checked, create_files, extend_files, settle, snapshot
 from featurecache.stores._explaining import explained
 from featurecache.stores._layout import TABLE_COLUMNS, status_files
-from featurecache.stores._mapping import can_map, map_files
 from featurecache.stores._planning import in_chunks
+from featurecache.stores._reading import StoredRows
 from featurecache.stores._writer import LOCK, Lock, Writer, acquire
 
 SUFFIXES = (".zarr",)
 planned = in_chunks
 
 
-def create(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> ZarrStore:
-    """Create an empty store: it is there whole, or not at all."""
-    create_files(path, header, table, chunk_multiple)
+def create(
+    path: Path, header: Header, table: RowTable, *, chunk_multiple: int, constants: ClassValues | None = None
+) -> ZarrStore:
+    """Create a store without rows: it is there whole, or not at all."""
+    create_files(path, header, table, chunk_multiple, constants)
     return _writable(path)
 
 
@@ -89,10 +99,9 @@ class ZarrStore:
         self._state = _ledger.Committed.replay(records)
         self.header = header_from(self.path, root)
         self._root = zarr.open_group(str(self.path), mode="r", zarr_format=3)
-        self.chunk_rows = {spec.name: int(self._array(spec.name).chunks[0]) for spec in self.header.arrays}
-        self._maps: dict[tuple[str, int], npt.NDArray[Any]] = {}
+        self._rows = StoredRows(self.path, self.header, self._state, self._array)
         if lock is not None:
-            self._writer = Writer(self.path, lock, self.header, self.chunk_rows, self._state)
+            self._writer = Writer(self.path, lock, self.header, self._rows.chunk_rows, self._state)
 
     def _array(self, name: str) -> zarr.Array[Any]:
         found = self._root[name]
@@ -130,10 +139,10 @@ class ZarrStore:
             status[gap.start : gap.stop] = ""
         return status
 
-    def missing(self, arrays: Sequence[str] | None = None) -> list[range]:
-        """Return the rows that are not committed in every one of `arrays` (None: all), ascending and disjoint."""
+    def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
+        """Return the rows not committed in every one of `arrays` and `views` (None: all), ascending and disjoint."""
         names = [spec.name for spec in self.header.arrays] if arrays is None else arrays
-        return self._state.missing(names, self.header.rows)
+        return self._state.missing(names, range(self.header.views) if views is None else views, self.header.rows)
 
     def _writing(self) -> Writer:
         if self._writer is None:
@@ -144,22 +153,30 @@ class ZarrStore:
         """Note that `rows` are being computed."""
         self._writing().begin(rows)
 
-    def write(self, rows: range, arrays: Mapping[str, npt.NDArray[Any]], skipped: Mapping[int, str]) -> None:
+    def write(
+        self,
+        rows: range,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        skipped: Mapping[int, str],
+        views: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         """Take the values of consecutive rows, (B, V, ...) each in storage dtype; not real before `commit`."""
-        self._writing().write(rows, arrays, skipped)
+        given = views or {}
+        parts = {name: tuple(given.get(name, range(self.header.views))) for name in arrays}
+        self._writing().write(rows, arrays, skipped, parts)
 
     def commit(self) -> None:
         """Make everything written so far durable, in all arrays at once."""
         self._writing().commit()
 
-    def extend(self, header: Header, *, chunk_multiple: int) -> None:
-        """Take in the arrays of `header` that are not there yet; durable at once, nothing else is touched."""
+    def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
+        """Take in what `header` holds more; durable at once, nothing else is touched."""
         check_extends(self.path, self.header, header)
         writer = self._writing()
         writer.commit()
         lock = writer.lock.moved_to(0)
         with explained(f"extend {self.path}"):
-            extend_files(self.path, self._state, header, chunk_multiple)
+            extend_files(self.path, self._state, header, chunk_multiple, constants)
         writer.let_go()
         self._load(lock)
 
@@ -172,66 +189,26 @@ class ZarrStore:
 
     def read(self, array: str, rows: npt.NDArray[np.int64] | slice, view: int = 0) -> npt.NDArray[Any]:
         """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked."""
-        if (array, view) in self._maps:
-            return self._maps[array, view][rows]
-        spec = self._spec(array)
-        self._check_committed(array, rows)
-        mapped = self._map(spec, view)
-        if mapped is not None:
-            return mapped[rows]
-        values = self._array(array)
-        picked = values[rows, view] if isinstance(rows, slice) else values.oindex[rows, view]
-        return np.asarray(picked)
+        return self._rows.read(array, rows, view)
 
     def mapped(self, array: str, view: int = 0) -> npt.NDArray[Any] | None:
         """Return all N rows as one array over the mapped chunk files, or None where chunks cannot be mapped in a row."""
-        spec = self._spec(array)
-        self._check_committed(array, slice(None))
-        return self._map(spec, view)
+        return self._rows.mapped(array, view)
 
-    def _spec(self, array: str) -> ArraySpec:
-        return spec_called(self.path, self.header, array)
+    def constant(self, name: str) -> npt.NDArray[Any]:
+        """Return an array of the classes, whole, in storage dtype."""
+        spec = constant_called(self.path, self.header, name)
+        return assembled(spec, self.class_pieces(spec))
 
-    def _check_committed(self, array: str, rows: npt.NDArray[np.int64] | slice) -> None:
-        gaps = self.missing([array])
-        if not gaps:
-            return
-        wanted = np.arange(self.header.rows)[rows]
-        absent = np.concatenate([wanted[(wanted >= gap.start) & (wanted < gap.stop)] for gap in gaps])
-        if len(absent):
-            raise StoreContentsError(
-                f"{self.path} lacks {len(absent)} of the {len(wanted)} rows asked of {array}, the first is row {absent[0]}. "
-                "Run the same extract-features command again; it goes on where it stopped."
-            )
+    def class_pieces(self, spec: ArraySpec) -> Iterator[Piece]:
+        """Yield what every file of an array of the classes holds, checked."""
 
-    def _map(self, spec: ArraySpec, view: int) -> npt.NDArray[Any] | None:
-        if (spec.name, view) in self._maps:
-            return self._maps[spec.name, view]
-        rows = self.chunk_rows[spec.name]
-        keys = [chunk_key(i, view, len(spec.tail)) for i in range(-(-self.header.rows // rows))]
-        paths = [self._chunk(spec, key) for key in keys]
-        if not can_map(rows * spec.row_bytes, len(paths)):
-            return None
-        padded = map_files(paths, rows * spec.row_bytes, (len(paths) * rows, *spec.tail), spec.storage_dtype)
-        mapped = padded[: self.header.rows]
-        if not self.missing([spec.name]):  # chunks that are still to come would be zeros in a map that is kept
-            self._maps[spec.name, view] = mapped
-        return mapped
+        def content(name: str, classes: range) -> bytes:
+            return (self.path / name).read_bytes() if (self.path / name).exists() else b""
 
-    def _chunk(self, spec: ArraySpec, key: str) -> Path | None:
-        """Return the file of a chunk that holds committed rows, else None.
-
-        Raises:
-            StoreDamagedError: it is gone or cut off; a reader would take what is not there for zeros.
-        """
-        if key not in self._state.chunks.get(spec.name, {}):
-            return None
-        file, size = self.path / spec.name / key, self.chunk_rows[spec.name] * spec.row_bytes
-        found = file.stat().st_size if file.exists() else None
-        if found != size:
-            seen = "is gone" if found is None else f"has {found} bytes instead of {size}"
-            raise StoreDamagedError(f"{file} {seen}. Restore it, or remove this store and extract again.")
-        return file
+        return checked_pieces(
+            self.path, Cut(spec, int(self._array(spec.name).chunks[CLASSES])), self._state.files, content
+        )
 
     def journal(self) -> Journal:
         """Return the ledger and Zarr's metadata, which every copy in another format keeps."""
@@ -241,28 +218,21 @@ class ZarrStore:
 
     def block(self, spec: ArraySpec, rows: slice) -> npt.NDArray[Any]:
         """Return (B, V, ...) of the rows of one chunk, read from its files and not mapped."""
-        number, views = rows.start // self.chunk_rows[spec.name], []
-        for view in range(self.header.views):
-            file = self._chunk(spec, chunk_key(number, view, len(spec.tail)))
-            if file is None:
-                raise StoreContentsError(f"{self.path} lacks rows {rows.start} to {rows.stop - 1} of {spec.name}.")
-            values = np.fromfile(file, spec.storage_dtype).reshape(-1, *spec.tail)
-            views.append(values[: rows.stop - rows.start])
-        return np.stack(views, axis=1)
+        return self._rows.block(spec, rows)
 
     def to_numpy(self, array: str, *, split: str | None = None, view: int = 0) -> npt.NDArray[Any]:
-        """Return the committed `ok` rows of one array, (N, ...), bfloat16 as float32; `split` keeps one split."""
-        return readable_rows(self, array, split, view)
+        """Return the committed `ok` rows of one array, or an array of the classes; bfloat16 as float32."""
+        return readable(self, array, split, view)
 
     def let_go(self) -> None:
         """Close the files, but leave the lock to whoever gave it."""
-        self._maps.clear()
+        self._rows.forget()
         self._writing().let_go()
         self._writer = None
 
     def close(self) -> None:
         """Release files and the writer's lock."""
-        self._maps.clear()
+        self._rows.forget()
         if self._writer is not None:
             self._writer.close()
             self._writer = None

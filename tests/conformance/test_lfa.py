@@ -1,4 +1,4 @@
-"""The features that LFA reads, against the recorded numbers of the original implementation, through a backbone of open_clip."""
+"""The features that LFA reads, against the recorded numbers of the original implementation: extracted with a backbone of open_clip, read from the store."""
 
 import dataclasses
 import json
@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
-from featurecache.backbones import Backbone, BackboneOptions, Request, load_backbone
+import save_features
+from featurecache.backbones import Backbone, BackboneOptions, load_backbone
+from featurecache.datasets import ImageDataset, RowTable
+from featurecache.stores import open_store
+from save_features import SaveFeaturesConfig, run
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -89,20 +94,51 @@ def backbone_of(arrays: Arrays, folder: Path) -> Backbone:
     return load_backbone(f"open_clip:{folder / 'model.json'}", options)
 
 
-def features_of(arrays: Arrays, folder: Path) -> Arrays:
-    """Return what our backbone says of the file's images and of its token ids, by the names of the expected arrays."""
-    backbone = backbone_of(arrays, folder)
-    layers = tuple(layer.index for layer in backbone.layers)
-    images = backbone.forward(torch.from_numpy(arrays["images"]), Request(layers, ("cls",), projected=True))
+def given_inputs(backbone: Backbone, arrays: Arrays) -> Backbone:
+    """Return a backbone that sees the file's images where a picture of that brightness is, and its ids where a text is."""
     classes, count, _ = arrays["token_ids"].shape
     ids = {f"{c} {p}": torch.from_numpy(arrays["token_ids"][c, p]) for c in range(classes) for p in range(count)}
-    tower: Any = dataclasses.replace(backbone.text, tokenize=lambda texts: torch.stack([ids[text] for text in texts]))
-    texts = tower.features([str(c) for c in range(classes)], [f"{{}} {p}" for p in range(count)])
+    text: Any = dataclasses.replace(backbone.text, tokenize=lambda texts: torch.stack([ids[text] for text in texts]))
+    images = torch.from_numpy(arrays["images"])
+    return dataclasses.replace(backbone, text=text, transform=lambda picture: images[picture.getpixel((0, 0))[0]])
+
+
+def data_of(arrays: Arrays) -> ImageDataset:
+    """Return as many pictures as the file has images, the n-th of brightness n; its classes are called 0, 1 and so on."""
+    count, classes = len(arrays["images"]), len(arrays["token_ids"])
+    texts = {name: [""] * count for name in ("domain", "group")}
+    table = RowTable(
+        sample_id=[str(n) for n in range(count)], target=np.arange(count) % classes, split=["test"] * count, **texts
+    )
+    return ImageDataset(
+        name="images", spec="images", table=table, class_names=tuple(map(str, range(classes))), task="classification",
+        read=lambda row: Image.new("RGB", (1, 1), (row, row, row)), identity={"name": "images"},
+    )  # fmt: skip
+
+
+def features_of(arrays: Arrays, folder: Path, suffix: str = ".zarr") -> Arrays:
+    """Return what is in a store extracted from the file's images and token ids, by the names of the expected arrays."""
+    backbone, data = given_inputs(backbone_of(arrays, folder), arrays), data_of(arrays)
+    prompts = folder / "prompts.txt"
+    prompts.write_text("".join(f"{{}} {p}\n" for p in range(arrays["token_ids"].shape[1])))
+    config = SaveFeaturesConfig(
+        data="images",
+        backbone="clip",
+        out=folder / f"features{suffix}",
+        dtype="float32",
+        prompts=str(prompts),
+        quiet=True,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(save_features, "load_backbone", lambda name, options: backbone)
+        patch.setattr(save_features, "open_dataset", lambda name, **how: data)
+        run(config)
+    store = open_store(config.out)
     return {
-        "image_layer_features": torch.stack([images[f"layers/cls/{index:02d}"] for index in layers]).numpy(),
-        "clip_image_embed": images["projected"].numpy(),
-        "text_layer_features": texts["text/eot"].permute(1, 0, 2, 3).numpy(),
-        "clip_text_embed_first_prompt": texts["text/embedding"][:, 0].numpy(),
+        "image_layer_features": np.stack([store.to_numpy(f"layers/cls/{n.index:02d}") for n in store.header.layers]),
+        "clip_image_embed": store.to_numpy("projected"),
+        "text_layer_features": store.to_numpy("text/eot").transpose(1, 0, 2, 3),
+        "clip_text_embed_first_prompt": store.to_numpy("text/embedding")[:, 0],
     }
 
 
@@ -122,11 +158,12 @@ def test_every_array_is_an_input_or_compared_or_listed(path):
     assert names == INPUTS | EXPECTED | NOT_YET_ARRAYS
 
 
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
 @pytest.mark.parametrize("path", FEATURES, ids=lambda path: path.stem)
-def test_layers_and_embeddings_of_both_towers_are_the_original_ones(path, tmp_path):
+def test_a_store_holds_the_layers_and_embeddings_of_both_towers_as_the_original_has_them(path, suffix, tmp_path):
     arrays = read(path)
 
-    differences = largest_differences(arrays, features_of(arrays, tmp_path))
+    differences = largest_differences(arrays, features_of(arrays, tmp_path, suffix))
 
     assert {name: value for name, value in differences.items() if not value <= ATOL} == {}
 

@@ -11,7 +11,7 @@ import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from featurecache.stores import create_store, gaps, lacking, open_store, united
 from tests.featurecache.stores.contract import files, header, table
 
 ROWS, BATCH, WIDTH = 16, 8, 4
-STEPS = ("fsync", "replace", "rename", "ftruncate", "pwrite", "unlink", "mkdir")
+STEPS = ("fsync", "replace", "rename", "ftruncate", "pwrite", "unlink", "mkdir", "rmdir")
 """Names in `os`. A buffered file is opened, written and then synced: its steps are before the next one, or the sync."""
 
 FIRST = ArraySpec("embedding", (WIDTH,), "float16")
 LATER = ArraySpec("layers/cls/03", (WIDTH,), "float16")
+SAID = ArraySpec("text/embedding", (2, 1, WIDTH), "float16")
 
 
 def narrow() -> Header:
@@ -35,20 +36,30 @@ def narrow() -> Header:
 
 
 def wide() -> Header:
-    return dataclasses.replace(narrow(), arrays=(FIRST, LATER), layers=(Layer(3, WIDTH, "norm"),), tokens=("cls",))
+    return dataclasses.replace(
+        narrow(), backbone={"name": "test", "views": {"seed": 0}}, views=2, arrays=(FIRST, LATER),
+        layers=(Layer(3, WIDTH, "norm"),), tokens=("cls",), constants=(SAID,), prompts=("{}",),
+    )  # fmt: skip
 
 
-def values(rows: range, spec: ArraySpec) -> np.ndarray:
-    return (np.arange(rows.start, rows.stop)[:, None, None] + np.arange(WIDTH) / 8 + len(spec.name)).astype(np.float16)
+def said(classes: range) -> dict[str, np.ndarray]:
+    return {"text/embedding": (np.arange(2 * WIDTH, dtype=np.float16).reshape(SAID.tail) + 1)[list(classes)]}
+
+
+def values(rows: range, spec: ArraySpec, views: Sequence[int]) -> np.ndarray:
+    numbers = np.arange(rows.start, rows.stop)[:, None, None] + 50 * np.asarray(views)[:, None]
+    return (numbers + np.arange(WIDTH) / 8 + len(spec.name)).astype(np.float16)
 
 
 def complete(store: Any) -> None:
-    for gap, arrays in gaps(store):
-        for start in range(gap.start, gap.stop, BATCH):
-            rows = range(start, min(start + BATCH, gap.stop))
+    for gap in gaps(store):
+        views = {spec.name: numbers for spec, numbers in gap.lacking.items()}
+        for start in range(gap.rows.start, gap.rows.stop, BATCH):
+            rows = range(start, min(start + BATCH, gap.rows.stop))
             store.begin(rows)
             skipped = {9: "truncated"} if 9 in rows else {}
-            store.write(rows, {spec.name: values(rows, spec) for spec in arrays}, skipped)
+            written = {spec.name: values(rows, spec, numbers) for spec, numbers in gap.lacking.items()}
+            store.write(rows, written, skipped, views)
             store.commit()
     if not store.finished:
         store.finish()
@@ -59,10 +70,10 @@ def work(path: Path, first: Header) -> None:
     if path.exists():
         store = open_store(path, writable=True)
     else:
-        store = create_store(path, first, table(ROWS), chunk_multiple=BATCH)
+        store = create_store(path, first, table(ROWS), chunk_multiple=BATCH, constants=said)
     complete(store)
     if lacking(path, store.header, wide()):
-        store.extend(united(store.header, wide()), chunk_multiple=BATCH)
+        store.extend(united(store.header, wide()), chunk_multiple=BATCH, constants=said)
         complete(store)
     store.close()
 
@@ -130,9 +141,11 @@ def test_whatever_step_is_the_last_the_end_is_the_same(whole, tmp_path, monkeypa
 def check_readable(path: Path) -> None:
     """Read what the ledger calls committed, as a reader that comes between a kill and the next writer."""
     store = open_store(path)
-    for spec in store.header.arrays:
-        missing = store.missing([spec.name])
+    for spec, view in itertools.product(store.header.arrays, range(store.header.views)):
+        missing = store.missing([spec.name], [view])
         for row in range(ROWS):
             if not any(row in gap for gap in missing):
-                stored = store.read(spec.name, slice(row, row + 1))
-                np.testing.assert_array_equal(stored, values(range(row, row + 1), spec)[:, 0])
+                stored = store.read(spec.name, slice(row, row + 1), view)
+                np.testing.assert_array_equal(stored, values(range(row, row + 1), spec, [view])[:, 0])
+    for spec in store.header.constants:
+        np.testing.assert_array_equal(store.constant(spec.name), said(range(2))[spec.name])

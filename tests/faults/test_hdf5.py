@@ -18,7 +18,7 @@ import pytest
 from featurecache.errors import StoreError
 from featurecache.stores import create_store, lacking, open_store, store_exists, united
 from tests.faults import test_crash_points as crashes
-from tests.faults.test_crash_points import BATCH, ROWS, check_readable, complete, counted, narrow, wide
+from tests.faults.test_crash_points import BATCH, ROWS, check_readable, complete, counted, narrow, said, wide
 from tests.featurecache.stores.contract import files, table
 
 
@@ -27,10 +27,10 @@ def work(path: Path, first: Any) -> None:
     if store_exists(path):
         store = open_store(path, writable=True)
     else:
-        store = create_store(path, first, table(ROWS), chunk_multiple=BATCH)
+        store = create_store(path, first, table(ROWS), chunk_multiple=BATCH, constants=said)
     complete(store)
     if lacking(path, store.header, wide()):
-        store.extend(united(store.header, wide()), chunk_multiple=BATCH)
+        store.extend(united(store.header, wide()), chunk_multiple=BATCH, constants=said)
         complete(store)
     store.close()
 
@@ -47,7 +47,7 @@ def announced(act: Callable[..., Any]) -> Callable[..., Any]:
 
 def dying_work(path: Path, last: int, steps: Any) -> None:
     count = counted(last)
-    for owner, name in ((h5py.Dataset, "__setitem__"), (h5py.Group, "create_dataset"), (os, "rmdir")):
+    for owner, name in ((h5py.Dataset, "__setitem__"), (h5py.Group, "create_dataset")):
         setattr(owner, name, announced(getattr(owner, name)))
     work(path, narrow())
     steps.value = count()
@@ -108,7 +108,7 @@ def test_whatever_step_is_the_last_the_end_is_the_same_file(written, tmp_path, m
 
 def test_no_room_for_the_file_leaves_the_zarr_side_whole_and_no_broken_file(tmp_path):
     path = tmp_path / "x.h5"
-    store = create_store(path, wide(), table(ROWS), chunk_multiple=BATCH)
+    store = create_store(path, wide(), table(ROWS), chunk_multiple=BATCH, constants=said)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill_the_disk() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from featurecache.features import FeatureBatch
 from featurecache.seeding import generator
@@ -17,6 +18,7 @@ class InMemory:
 
     def __init__(self, parts: Sequence[FeatureBatch]) -> None:
         self.whole = joined(parts)
+        self.constants: dict[str, Tensor] = {}
         self.read: list[list[int]] = []
         """Rows of every pass, in the order they were yielded."""
 

@@ -87,7 +87,6 @@ def test_unreadable_images_do_not_stop_a_plan(tmp_path):
 def test_only_what_a_store_lacks_is_reckoned(folder, tmp_path, monkeypatch):
     config = settings(folder, tmp_path / "x.zarr", layers="5")
     forwards = Forwards().watch(monkeypatch)
-    monkeypatch.setattr(plan, "load_backbone", save_features.load_backbone)
     save_features.run(config)
 
     done = plan.run(planning(config))

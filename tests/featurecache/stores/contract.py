@@ -15,7 +15,7 @@ import pytest
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreBusyError, StoreContentsError, StoreDamagedError, StoreError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header, Layer
-from featurecache.stores import create_store, open_store
+from featurecache.stores import _constants, create_store, gaps, open_store
 
 ROWS, WIDTH, BATCH = 1000, 24, 32
 ARRAYS = (
@@ -23,6 +23,11 @@ ARRAYS = (
     ArraySpec("layers/cls/00", (WIDTH,), "float32"),
     ArraySpec("layers/patch-grid/00", (4, WIDTH), "float16"),
 )
+
+
+CLASSES = ("cat", "dog", "emu", "fox", "gnu")
+CONSTANTS = (ArraySpec("text/embedding", (5, 2, 3), "float32"), ArraySpec("text/eot", (4, 5, 2, 6), "float32"))
+PROMPTS = ("a photo of a {}.", "art of the {}")
 
 
 def header(rows: int = ROWS) -> Header:
@@ -37,6 +42,20 @@ def table(rows: int = ROWS) -> RowTable:
     return RowTable(
         sample_id=ids, target=np.arange(rows) % 2, split=["train"] * rows, domain=[""] * rows, group=[""] * rows
     )
+
+
+def speaking(rows: int = ROWS) -> Header:
+    """Return the same header with arrays of the classes."""
+    return dataclasses.replace(header(rows), class_names=CLASSES, constants=CONSTANTS, prompts=PROMPTS)
+
+
+def said(classes: range = range(len(CLASSES))) -> dict[str, np.ndarray]:
+    """Values of the classes that are a fixed function of the class."""
+    made = {}
+    for spec in CONSTANTS:
+        whole = np.sin(np.arange(np.prod(spec.tail), dtype=np.float32) + len(spec.name)).reshape(spec.tail)
+        made[spec.name] = whole[..., classes.start : classes.stop, :, :]
+    return made
 
 
 def values(rows: range) -> dict[str, np.ndarray]:
@@ -84,6 +103,10 @@ class StoreContract:
 
     def journalled(self, path: Path) -> Path:
         """Return the folder of ledger and chunks while the store at `path` is written."""
+        raise NotImplementedError
+
+    def change_constant(self, path: Path) -> None:
+        """Change, behind its back, a value of the first class of `text/eot`."""
         raise NotImplementedError
 
     def change_header(self, path: Path) -> None:
@@ -254,6 +277,133 @@ class StoreContract:
 
         assert files(finished) == files(whole)
         assert open_store(finished).finished
+
+    def test_views_are_added_without_touching_those_that_are_there(self, finished, tmp_path):
+        drawn = {"name": "test", "views": {"augment": "flip"}}
+        wider, whole = dataclasses.replace(header(), backbone=drawn, views=3), tmp_path / f"whole{self.suffix}"
+        viewed = {name: np.concatenate([clean, clean * 2, clean * 3], 1) for name, clean in values(range(ROWS)).items()}
+        at_once = create_store(whole, wider, table(), chunk_multiple=BATCH)
+        at_once.write(range(ROWS), viewed, {40: "truncated"})
+
+        store = open_store(finished, writable=True)
+        store.extend(wider, chunk_multiple=BATCH)
+        journalled = self.journalled(finished)
+        there = {p: p.stat() for p in journalled.rglob("c/*/0/**/*") if p.is_file() and "status" not in p.parts}
+        assert store.missing(views=[0]) == [] and store.missing(views=[2]) == [range(ROWS)] == store.missing()
+        np.testing.assert_array_equal(store.read("embedding", slice(9)), values(range(9))["embedding"][:, 0])
+        with pytest.raises(StoreContentsError, match="lacks 9 of the 9 rows asked of embedding"):
+            store.read("embedding", slice(9), 2)
+        (gap,) = gaps(store)
+        assert gap.rows == range(ROWS) and gap.views == (1, 2) and gap.arrays(1) == list(ARRAYS)
+        for start in range(0, ROWS, 500):  # in two commits
+            rows = range(start, start + 500)
+            new = {name: viewed[name][start : start + 500, 1:] for name in viewed}
+            store.write(rows, new, {}, dict.fromkeys(new, (1, 2)))
+            store.commit()
+        now = {p: p.stat() for p in there}
+
+        for one in (store, at_once):
+            one.commit()
+            one.finish()
+            one.close()
+        assert len(there) > 3
+        assert all(now[p].st_ino == stat.st_ino and now[p].st_mtime_ns == stat.st_mtime_ns for p, stat in there.items())
+        assert files(finished) == files(whole)
+        for view in range(3):
+            np.testing.assert_array_equal(open_store(finished).mapped("embedding", view), viewed["embedding"][:, view])
+
+    def test_values_of_fewer_views_than_announced_are_refused(self, path):
+        store = create_store(path, dataclasses.replace(header(), views=2), table(), chunk_multiple=BATCH)
+
+        with pytest.raises(StoreError, match="embedding holds 1 views, but 2 were announced"):
+            store.write(range(BATCH), values(range(BATCH)), {})
+
+    @pytest.fixture(params=[2**23, 400], ids=["one file", "two classes a file"])
+    def spoken(self, request, path, monkeypatch) -> Path:
+        """A finished store with arrays of the classes."""
+        monkeypatch.setattr(_constants, "TARGET_BYTES", request.param)
+        store = create_store(path, speaking(), table(), chunk_multiple=BATCH, constants=said)
+        fill(store)
+        store.finish()
+        store.close()
+        return path
+
+    def test_arrays_of_the_classes_are_there_from_the_start_and_no_rows(self, path):
+        store = create_store(path, speaking(), table(), chunk_multiple=BATCH, constants=said)
+
+        assert store.missing() == [range(ROWS)]
+        for name, expected in said().items():
+            np.testing.assert_array_equal(store.constant(name), expected)
+
+    def test_arrays_of_the_classes_come_back_bit_for_bit(self, spoken):
+        store = open_store(spoken)
+
+        assert store.header == speaking()
+        for name, expected in said().items():
+            np.testing.assert_array_equal(store.constant(name), expected)
+            np.testing.assert_array_equal(store.to_numpy(name), expected)
+
+    def test_arrays_of_the_classes_are_added_at_once_and_the_store_is_that_of_one_creation(self, spoken, tmp_path):
+        grown = tmp_path / f"grown{self.suffix}"
+        store = create_store(grown, dataclasses.replace(header(), class_names=CLASSES), table(), chunk_multiple=BATCH)
+        fill(store)
+        store.finish()
+
+        store.extend(speaking(), chunk_multiple=BATCH, constants=said)
+        assert store.missing() == []
+        np.testing.assert_array_equal(open_store(grown).constant("text/eot"), said()["text/eot"])
+        store.finish()
+        store.close()
+
+        assert files(grown) == files(spoken)
+
+    def test_a_damaged_array_of_the_classes_is_told_and_never_zeros(self, spoken):
+        self.change_constant(spoken)
+
+        with pytest.raises(StoreDamagedError, match="text/eot of the classes 0 to . is not what was written"):
+            open_store(spoken).constant("text/eot")
+
+    def test_values_that_end_in_an_error_leave_no_store_and_no_trace_in_one_that_is_there(self, finished, tmp_path):
+        def failing(classes: range) -> dict[str, np.ndarray]:
+            raise KeyboardInterrupt
+
+        before = files(finished)
+        with pytest.raises(KeyboardInterrupt):
+            create_store(tmp_path / f"x{self.suffix}", speaking(), table(), chunk_multiple=BATCH, constants=failing)
+        store = open_store(finished, writable=True)
+        two_names = dataclasses.replace(
+            header(), prompts=PROMPTS, constants=(ArraySpec("text/embedding", (2, 2, 3), "float32"),)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            store.extend(two_names, chunk_multiple=BATCH, constants=failing)
+        store.close()
+
+        open_store(finished, writable=True).close()
+        assert files(finished) == before
+        assert not list(tmp_path.glob("x*"))
+
+    def test_values_of_another_shape_are_refused(self, path):
+        with pytest.raises(StoreError, match=r"text/embedding is \(5, 2, 2\) of float32, not \(5, 2, 3\)"):
+            create_store(
+                path, speaking(), table(), chunk_multiple=BATCH,
+                constants=lambda classes: {name: values[..., :-1] for name, values in said(classes).items()},
+            )  # fmt: skip
+
+    def test_classes_are_not_asked_for_by_row_nor_by_split(self, spoken):
+        store = open_store(spoken)
+
+        with pytest.raises(StoreContentsError, match=r"holds classes and no rows: ask for constant\('text/eot'\)"):
+            store.read("text/eot", slice(0, 1))
+        with pytest.raises(StoreContentsError, match="holds classes and no rows: leave split and view out"):
+            store.to_numpy("text/eot", split="train")
+        with pytest.raises(
+            StoreContentsError, match="no array 'text/x' of the classes; it holds text/embedding, text/eot"
+        ):
+            store.constant("text/x")
+
+    def test_no_arrays_of_the_classes_are_answered_with_the_way_to_them(self, finished):
+        with pytest.raises(StoreContentsError, match="'text/eot' of the classes; extract-features with --prompts"):
+            open_store(finished).constant("text/eot")
 
     def test_a_store_opened_for_reading_takes_no_rows(self, finished):
         with pytest.raises(StoreError, match="was opened for reading. Open it with writable=True"):

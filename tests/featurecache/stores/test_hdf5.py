@@ -10,7 +10,18 @@ import pytest
 
 from featurecache.errors import StoreDamagedError, StoreError, StoreNotFoundError
 from featurecache.stores import copy_store, create_store, open_store, same_store
-from tests.featurecache.stores.contract import ARRAYS, BATCH, ROWS, StoreContract, files, fill, header, table, values
+from tests.featurecache.stores.contract import (
+    ARRAYS,
+    BATCH,
+    ROWS,
+    StoreContract,
+    files,
+    fill,
+    header,
+    said,
+    table,
+    values,
+)  # fmt: skip
 
 
 class TestHdf5Store(StoreContract):
@@ -23,6 +34,26 @@ class TestHdf5Store(StoreContract):
         with h5py.File(path, "r+") as file:
             shown = json.loads(file.attrs["featurecache"])
             file.attrs["featurecache"] = json.dumps({**shown, "backbone": {"name": "Test"}})
+
+    def change_constant(self, path):
+        with h5py.File(path, "r+") as file:
+            file["text/eot"][2, 0, 0, 0] += 1
+
+    def test_arrays_of_the_classes_survive_both_ways_byte_by_byte(self, spoken, tmp_path):
+        copy_store(open_store(spoken), tmp_path / "back.zarr")
+        copy_store(open_store(tmp_path / "back.zarr"), tmp_path / "again.h5")
+
+        assert files(tmp_path / "again.h5") == files(spoken)
+        np.testing.assert_array_equal(open_store(tmp_path / "back.zarr").constant("text/eot"), said()["text/eot"])
+        with h5py.File(spoken) as file:
+            np.testing.assert_array_equal(file["text/embedding"][:], said()["text/embedding"])
+
+    def test_damaged_classes_leave_no_copy(self, spoken, tmp_path):
+        self.change_constant(spoken)
+
+        with pytest.raises(StoreDamagedError, match="text/eot of the classes"):
+            copy_store(open_store(spoken), tmp_path / "x.zarr")
+        assert [path.name for path in tmp_path.iterdir()] == ["features.h5"]
 
     def test_a_plain_h5py_reader_sees_features_and_row_table(self, finished):
         with h5py.File(finished) as file:

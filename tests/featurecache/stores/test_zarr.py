@@ -5,12 +5,15 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pytest
 import zarr
 
+from featurecache.errors import StoreDamagedError
 from featurecache.features import ArraySpec
+from featurecache.stores import open_store
 from featurecache.stores._chunks import PAGE, chunk_rows
 from featurecache.stores._ledger import Committed
-from tests.featurecache.stores.contract import BATCH, ROWS, StoreContract, values
+from tests.featurecache.stores.contract import BATCH, ROWS, StoreContract, said, values
 
 
 class TestZarrStore(StoreContract):
@@ -22,6 +25,26 @@ class TestZarrStore(StoreContract):
     def change_header(self, path):
         metadata = path / "zarr.json"
         metadata.write_bytes(metadata.read_bytes().replace(b'"test"', b'"Test"'))
+
+    def change_constant(self, path):
+        chunk = path / "text/eot/c/0/0/0/0"
+        content = bytearray(chunk.read_bytes())
+        content[5] ^= 1
+        chunk.write_bytes(content)
+
+    def test_a_file_of_the_classes_that_is_gone_is_told_and_never_zeros(self, spoken):
+        (spoken / "text/embedding/c/0/0/0").unlink()
+
+        with pytest.raises(StoreDamagedError, match="text/embedding of the classes 0 to . is not what was written"):
+            open_store(spoken).constant("text/embedding")
+
+    def test_a_plain_zarr_reader_sees_the_arrays_of_the_classes(self, spoken):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            group = zarr.open_group(str(spoken), mode="r")
+
+            for name, expected in said().items():
+                np.testing.assert_array_equal(group[name][:], expected)
 
     def test_a_plain_zarr_reader_sees_features_and_row_table(self, finished):
         with warnings.catch_warnings():
@@ -56,7 +79,17 @@ def test_chunks_of_odd_widths_stay_small():
 def test_spans_join_and_gaps_are_what_is_left():
     state = Committed(files={})
     for start, stop in ((64, 96), (0, 32), (32, 64), (200, 300)):
-        state.apply({"kind": "commit", "rows": [start, stop], "chunks": {"a": {}}, "skipped": {}})
+        state.apply({"kind": "commit", "rows": [start, stop], "chunks": {"a": {"c/0/0/0": [1, 2]}}, "skipped": {}})
 
-    assert state.missing(["a"], 320) == [range(96, 200), range(300, 320)]
-    assert state.missing(["a", "b"], 320) == [range(320)]
+    assert state.missing(["a"], [0], 320) == [range(96, 200), range(300, 320)]
+    assert state.missing(["a", "b"], [0], 320) == [range(320)]
+
+
+def test_a_commit_counts_for_the_views_of_its_chunks_alone():
+    state = Committed(files={})
+    both, one = ({f"c/0/{view}/0": [32, 0] for view in views} for views in ((0, 1), (1,)))
+    state.apply({"kind": "commit", "rows": [0, 32], "chunks": {"a": both, "b": one}, "skipped": {}})
+
+    assert state.missing(["a"], [0, 1], 64) == [range(32, 64)]
+    assert state.missing(["b"], [1], 64) == [range(32, 64)]
+    assert state.missing(["a", "b"], [0], 64) == [range(64)]
