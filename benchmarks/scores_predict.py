@@ -1,6 +1,7 @@
 """Does a score predict the probe?
 
-    python benchmarks/scores_predict.py [--backbone NAME[=WEIGHTS] ...] [--data DATA ...] [--folder DIR] [--out FILE]
+    python benchmarks/scores_predict.py [--backbone NAME[=WEIGHTS] ...] [--data DATA ...] [--head linear?lr=0.01]
+        [--folder DIR] [--out FILE]
 
 All layers of every backbone over every data set are extracted (class token and mean, logits where the model has a head),
 every score of every vector array is computed, and a probe is trained on every array through the flow of `train-head`:
@@ -30,7 +31,10 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _extracting import GRAMMAR, Asked, extracted, plain_name
+import _extracting
+import _probing
+from _extracting import Asked, extracted, plain_name
+from _probing import LINEAR, Probe, trained
 from _reporting import machine, markdown
 
 from featurecache.features import parse_layer_array
@@ -41,8 +45,6 @@ from pipelines.rank import RankConfig
 from pipelines.rank import run as rank
 from pipelines.scores import SCORES
 from pipelines.scores._against import DRAWS, LEAST, weighted_tau
-from pipelines.train_head import TrainHeadConfig
-from pipelines.train_head import run as train
 
 ALL = "all"
 """What the arrays of all backbones together are called."""
@@ -74,7 +76,7 @@ class Verdict:
     """Points between the best probe and the probe on the array that scores best."""
 
 
-def probes(store: Path, folder: Path, head: str, epochs: int) -> dict[str, Measured]:
+def probes(store: Path, folder: Path, head: Probe, steps: int) -> dict[str, Measured]:
     """Return array -> accuracy on the test rows of a head trained on that array alone."""
     opened, found = open_store(store), {}
     for spec in opened.header.arrays:
@@ -83,8 +85,7 @@ def probes(store: Path, folder: Path, head: str, epochs: int) -> dict[str, Measu
             continue
         words = {"layers": str(layer[1]), "tokens": layer[0]} if layer else {"layers": "embedding"}
         run = folder / spec.name.replace("/", "-")
-        config = TrainHeadConfig(store=store, out=run, head=head, epochs=epochs, quiet=True, **words)
-        metrics = train(config).record["metrics"]
+        metrics = trained(head, steps, store=store, out=run, **words)["metrics"]
         measured = metrics.get("test", metrics.get("val"))[primary(opened.header.task)]
         found[spec.name] = Measured(**measured)
         print(f"{run.parent.name} {spec.name}: {found[spec.name]}", file=sys.stderr, flush=True)
@@ -92,14 +93,14 @@ def probes(store: Path, folder: Path, head: str, epochs: int) -> dict[str, Measu
 
 
 def measured(
-    data: str, backbones: Sequence[Asked], folder: Path, head: str, epochs: int
+    data: str, backbones: Sequence[Asked], folder: Path, head: Probe, steps: int
 ) -> tuple[list[Line], list[Verdict]]:
     """Extract, score and probe one data set with every backbone."""
     name, lines, verdicts = plain_name(data), [], []
     stores = {b.label: extracted(b, data, folder / f"{b.label}-{name}.zarr") for b in backbones}
-    runs = {label: folder / "runs" / f"{name}-{head}-{epochs}-{label}" for label in stores}
+    runs = {label: folder / "runs" / f"{name}-{head.label}-{steps}-{label}" for label in stores}
     for label, store in stores.items():
-        reached = probes(store, runs[label], head, epochs)
+        reached = probes(store, runs[label], head, steps)
         scores: dict[str, dict[str, float]] = {array: {} for array in reached}
         for entry in rank(RankConfig(stores=(store,), metric=("all",))).entries:
             array = "embedding" if entry["array"] == "logits" else entry["array"]
@@ -154,7 +155,7 @@ def show(lines: Sequence[Line], verdicts: Sequence[Verdict]) -> dict[str, Measur
             for line in lines if line.data == data
         ]  # fmt: skip
         print(f"\n{data}\n\n" + markdown(("backbone", "array", *metrics, "probe, % [95 %]"), rows))
-    rows = [(v.metric, v.data, v.backbone, v.arrays, _tau(v.tau), f"{v.loss:.1f}") for v in verdicts]
+    rows = [(v.metric, v.data, v.backbone, v.arrays, _tau(v.tau), _given_up(v)) for v in verdicts]
     columns = ("score", "data", "backbone", "arrays", "weighted Kendall tau [95 %]", "loss of its choice, points")
     print("\n" + markdown(columns, sorted(rows, key=lambda row: (metrics.index(row[0]), row[1]))))
     means = {name: overall(lines, name) for name in metrics}
@@ -169,6 +170,10 @@ def _number(score: float | None) -> str:
 
 def _points(found: Measured) -> str:
     return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def _given_up(verdict: Verdict) -> str:
+    return f"{verdict.loss:.1f}" if verdict.arrays > 1 else "-"
 
 
 def _tau(found: Measured | None) -> str:
@@ -205,7 +210,7 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for data in options.data or ("digits",):
-            more, found = measured(data, backbones, folder, options.head, options.epochs)
+            more, found = measured(data, backbones, folder, Probe.parse(options.head), options.steps)
             lines, verdicts = [*lines, *more], [*verdicts, *found]
     means = show(lines, verdicts)
     if options.out:
@@ -214,14 +219,11 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--backbone", action="append", metavar="BACKBONE", help=f"{GRAMMAR}; may be given several times"
-    )
-    parser.add_argument(
-        "--data", action="append", help="data set, as extract-features takes it; may be given several times"
-    )
-    parser.add_argument("--head", default="linear", help="the probe")
-    parser.add_argument("--epochs", type=int, default=50, help="passes of a probe over its training rows")
+    several = "; may be given several times"
+    parser.add_argument("--backbone", action="append", help=_extracting.GRAMMAR + several)
+    parser.add_argument("--data", action="append", help="data set, as extract-features takes it" + several)
+    parser.add_argument("--head", default=LINEAR, help=f"the probe: {_probing.GRAMMAR} (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of a probe, at least (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where stores and probes are kept; default: for this run only")
     parser.add_argument("--out", type=Path, help="write the figures here: .csv, one line an array, or all as .json")
     return parser.parse_args()
