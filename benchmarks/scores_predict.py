@@ -1,11 +1,10 @@
 """Does a score predict the probe?
 
-    python benchmarks/scores_predict.py [--backbone NAME[=WEIGHTS] ...] [--data DATA ...] [--head linear?lr=0.01]
-        [--folder DIR] [--out FILE]
+    python benchmarks/scores_predict.py [--backbone NAME[=WEIGHTS]]... [--data DATA]... [--folder DIR] [--out FILE]
 
 All layers of every backbone over every data set are extracted (class token and mean, logits where the model has a head),
-every score of every vector array is computed, and a probe is trained on every array through the flow of `train-head`:
-chosen on the validation rows, told on the test rows with its 95 % interval. Then, for each score, the weighted Kendall
+every score of every vector array is computed, and linear probes are trained on every array through the flow of
+`train-head`: chosen on the validation rows, told on the test rows with its 95 % interval. Then, for each score, the weighted Kendall
 tau between the score and the probes, with its bootstrap interval over arrays: over the arrays of each backbone (does it
 choose the layer?), over those of all (does it choose the backbone too?), and the mean of the latter over data sets.
 "loss of its choice" is how many points of accuracy one gives away who trains only on the array that scores best.
@@ -34,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import _extracting
 import _probing
 from _extracting import Asked, extracted, plain_name
-from _probing import LINEAR, Probe, trained
+from _probing import Probe, trained
 from _reporting import machine, markdown
 
 from featurecache.features import parse_layer_array
@@ -46,6 +45,8 @@ from pipelines.rank import run as rank
 from pipelines.scores import SCORES
 from pipelines.scores._against import DRAWS, LEAST, weighted_tau
 
+RATES = ("linear?lr=0.001", "linear?lr=0.01")
+"""Probes of an array, of which validation chooses: narrow arrays need the higher rate, wide ones overfit at it."""
 ALL = "all"
 """What the arrays of all backbones together are called."""
 
@@ -76,31 +77,38 @@ class Verdict:
     """Points between the best probe and the probe on the array that scores best."""
 
 
-def probes(store: Path, folder: Path, head: Probe, steps: int) -> dict[str, Measured]:
-    """Return array -> accuracy on the test rows of a head trained on that array alone."""
+def probes(store: Path, folder: Path, heads: Sequence[Probe], steps: int) -> dict[str, tuple[Path, Measured]]:
+    """Return array -> (run, accuracy on the test rows) of the head that is best on validation, on that array alone."""
     opened, found = open_store(store), {}
     for spec in opened.header.arrays:
         layer = parse_layer_array(spec.name)
         if len(spec.tail) > 1 or not (layer or spec.name == "embedding"):
             continue
         words = {"layers": str(layer[1]), "tokens": layer[0]} if layer else {"layers": "embedding"}
-        run = folder / spec.name.replace("/", "-")
-        metrics = trained(head, steps, store=store, out=run, **words)["metrics"]
-        measured = metrics.get("test", metrics.get("val"))[primary(opened.header.task)]
-        found[spec.name] = Measured(**measured)
-        print(f"{run.parent.name} {spec.name}: {found[spec.name]}", file=sys.stderr, flush=True)
+        runs = [folder / f"{store.stem}-{spec.name.replace('/', '-')}-{head.label}-{steps}" for head in heads]
+        metrics = [
+            trained(head, steps, store=store, out=run, **words)["metrics"]
+            for head, run in zip(heads, runs, strict=True)
+        ]
+        metric = primary(opened.header.task)
+        best = max(range(len(heads)), key=lambda number: metrics[number]["val"][metric]["value"])
+        reached = Measured(**metrics[best].get("test", metrics[best]["val"])[metric])
+        found[spec.name] = (runs[best], reached)
+        print(f"{runs[best].name}: {reached}", file=sys.stderr, flush=True)
     return found
 
 
 def measured(
-    data: str, backbones: Sequence[Asked], folder: Path, head: Probe, steps: int
+    data: str, backbones: Sequence[Asked], folder: Path, heads: Sequence[Probe], steps: int
 ) -> tuple[list[Line], list[Verdict]]:
     """Extract, score and probe one data set with every backbone."""
     name, lines, verdicts = plain_name(data), [], []
     stores = {b.label: extracted(b, data, folder / f"{b.label}-{name}.zarr") for b in backbones}
-    runs = {label: folder / "runs" / f"{name}-{head.label}-{steps}-{label}" for label in stores}
+    runs: dict[str, list[Path]] = {}
     for label, store in stores.items():
-        reached = probes(store, runs[label], head, steps)
+        chosen = probes(store, folder / "runs", heads, steps)
+        runs[label] = [run for run, _ in chosen.values()]
+        reached = {array: value for array, (_, value) in chosen.items()}
         scores: dict[str, dict[str, float]] = {array: {} for array in reached}
         for entry in rank(RankConfig(stores=(store,), metric=("all",))).entries:
             array = "embedding" if entry["array"] == "logits" else entry["array"]
@@ -110,7 +118,7 @@ def measured(
     for group, labels in groups.items():
         config = RankConfig(
             stores=tuple(stores[label] for label in labels), metric=("all",),
-            against=tuple(runs[label] for label in labels),
+            against=tuple(run for label in labels for run in runs[label]),
         )  # fmt: skip
         for found in rank(config).agreements or ():
             among = [line for line in lines if line.backbone in labels and found.metric in line.scores]
@@ -204,13 +212,14 @@ def main() -> None:
     """Measure every data set, print, and write where that is wanted."""
     options = parse()
     backbones = [Asked.parse(text) for text in options.backbone or ("demo", "demo=random:0")]
+    heads = [Probe.parse(text) for text in options.head or RATES]
     lines: list[Line] = []
     verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for data in options.data or ("digits",):
-            more, found = measured(data, backbones, folder, Probe.parse(options.head), options.steps)
+            more, found = measured(data, backbones, folder, heads, options.steps)
             lines, verdicts = [*lines, *more], [*verdicts, *found]
     means = show(lines, verdicts)
     if options.out:
@@ -222,7 +231,9 @@ def parse() -> argparse.Namespace:
     several = "; may be given several times"
     parser.add_argument("--backbone", action="append", help=_extracting.GRAMMAR + several)
     parser.add_argument("--data", action="append", help="data set, as extract-features takes it" + several)
-    parser.add_argument("--head", default=LINEAR, help=f"the probe: {_probing.GRAMMAR} (default: %(default)s)")
+    parser.add_argument(
+        "--head", action="append", help=f"a probe: {_probing.GRAMMAR}{several} (default: {' and '.join(RATES)})"
+    )
     parser.add_argument("--steps", type=int, default=1000, help="steps of a probe, at least (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where stores and probes are kept; default: for this run only")
     parser.add_argument("--out", type=Path, help="write the figures here: .csv, one line an array, or all as .json")
