@@ -20,6 +20,7 @@ from featurecache.backbones import Backbone, BackboneOptions, load_backbone
 from featurecache.casting import stored_form
 from featurecache.checks import check
 from featurecache.datasets import Fingerprint, ImageDataset, open_dataset
+from featurecache.decoders import Decoder, check_decoder, decoder_known_by
 from featurecache.devices import default_precision, environment, resolve_device
 from featurecache.errors import StoreContentsError
 from featurecache.features import Header, Task
@@ -29,7 +30,7 @@ from featurecache.recomputing import changes, check_unchanged
 from featurecache.reports import Table
 from featurecache.requests import header_of, request_of, requested
 from featurecache.scoring import saved_scores
-from featurecache.sources.images import decoded, grid
+from featurecache.sources.images import check_feed, decoded, grid
 from featurecache.stores import (
     FeatureStore,
     WriteBehind,
@@ -100,8 +101,12 @@ class SaveFeaturesConfig:
     """What recognises the data besides ids and labels: sizes of the files, content (reads them all once), or names."""
     on_error: Literal["stop", "skip"] = "stop"
     """What an unreadable image does: stop the run, or leave its row marked as skipped."""
+    decoder: Decoder = "pillow"
+    """What decodes JPEG files: pillow, to the bit as timm does, or simplejpeg, faster and nearly the same; see the docs."""
     decode_threads: int | None = None
     """Threads that decode images; default: one for each core."""
+    workers: int = 0
+    """Processes that decode images ahead of the model, for a GPU that waits for them; 0: threads."""
     quiet: bool = False
     """Show no progress."""
 
@@ -115,6 +120,11 @@ class SaveFeaturesConfig:
             (
                 self.decode_threads is None or self.decode_threads > 0,
                 f"decode_threads must be positive, got {self.decode_threads}",
+            ),
+            (self.workers >= 0, f"workers must not be negative, got {self.workers}"),
+            (
+                not self.workers or self.decode_threads is None,
+                "workers are processes that decode instead of threads: give workers or decode_threads, not both",
             ),
         )
 
@@ -179,12 +189,16 @@ def _named(names: Sequence[str]) -> str:
 def run(config: SaveFeaturesConfig) -> ExtractionReport:
     """Extract, or go on where an earlier run of the same command stopped."""
     format_of(config.out)  # what cannot be written is told before a backbone is built
+    check_decoder(config.decoder)
     held = open_store(config.out).header if store_exists(config.out) else None
     dataset = open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
     backbone = load_backbone(config.backbone, backbone_options(config))
+    check_feed(backbone, dataset, workers=config.workers, decoder=config.decoder)
     request = requested(backbone, config.layers, config.tokens, logits=config.logits)
     views = Views(config.views, config.augment, config.seed)
-    wanted = header_of(backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=views)
+    wanted = header_of(
+        backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=views, decoder=config.decoder
+    )
     if held is None:
         store = create_store(config.out, wanted, dataset.table, chunk_multiple=config.batch_size)
     else:
@@ -291,6 +305,7 @@ def _extract(
             request, batches = request_of(store.header.tokens, arrays), list(grid(gap, config.batch_size))
             for rows, images, skipped in decoded(
                 backbone, dataset, batches, watch, on_error=config.on_error, threads=config.decode_threads,
+                workers=config.workers, decoder=decoder_known_by(store.header.backbone),
                 views=Views.known_by(store.header.views, store.header.backbone),
             ):  # fmt: skip
                 store.begin(rows)

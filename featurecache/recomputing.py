@@ -13,6 +13,7 @@ import numpy.typing as npt
 from featurecache.backbones import Backbone
 from featurecache.casting import as_numbers, stored_form
 from featurecache.datasets import ImageDataset
+from featurecache.decoders import decoder_known_by
 from featurecache.devices import environment
 from featurecache.errors import StoreMismatchError
 from featurecache.features import ArraySpec
@@ -99,7 +100,9 @@ def largest_difference(backbone: Backbone, dataset: ImageDataset, store: Feature
     batches = _chosen(_committed_batches(store, arrays))
     request, ids, status = request_of(header.tokens, arrays), np.asarray(dataset.table.sample_id), store.status()
     differences = []
-    for rows, images, unread in decoded(backbone, dataset, batches, Stopwatch(), on_error="skip"):
+    for rows, images, unread in decoded(
+        backbone, dataset, batches, Stopwatch(), on_error="skip", decoder=decoder_known_by(header.backbone)
+    ):
         outputs = [backbone.forward(images[0].to(backbone.device), request)]
         fresh = stored_form(outputs, arrays, [str(name) for name in ids[rows.start : rows.stop]], unread)
         places = _places(status[rows.start : rows.stop], -(-SAMPLES // len(batches)))

@@ -8,6 +8,7 @@ import torch
 
 from featurecache.backbones import Backbone, Request
 from featurecache.datasets import ImageDataset
+from featurecache.decoders import Decoder, decoder_identity
 from featurecache.errors import BackboneError
 from featurecache.features import ArraySpec, Header, parse_indices, parse_layer_array
 from featurecache.views import Views
@@ -74,13 +75,14 @@ def request_of(kinds: Iterable[str], arrays: Iterable[ArraySpec]) -> Request:
 
 
 def header_of(
-    backbone: Backbone, dataset: ImageDataset, request: Request, *, dtype: str, batch_size: int, views: Views
-) -> Header:
+    backbone: Backbone, dataset: ImageDataset, request: Request, *, dtype: str, batch_size: int, views: Views,
+    decoder: Decoder = "pillow",
+) -> Header:  # fmt: skip
     """Return the header of the store that would hold the requested features; one forward pass gives the shapes."""
     probe = torch.zeros(1, *backbone.input_size, device=backbone.device)
     shapes = {name: tuple(values.shape[1:]) for name, values in backbone.forward(probe, request).items()}
     return Header(
-        backbone={**backbone.identity, "batch_size": batch_size, **views.identity},
+        backbone={**backbone.identity, "batch_size": batch_size, **views.identity, **decoder_identity(decoder)},
         dataset=dataset.identity,
         rows=len(dataset),
         views=views.count,

@@ -34,7 +34,11 @@ class InPlace:
     def __call__(self, picture: Picture, place: Place) -> None:
         """Write an RGB picture of the size of `place` into it."""
         lines = np.frombuffer(picture.tobytes("raw", "RGB;L"), np.uint8).reshape(picture.height, 3, picture.width)
-        np.copyto(place, lines.transpose(1, 0, 2))
+        self.fill(lines.transpose(1, 0, 2), place)
+
+    def fill(self, channels: npt.NDArray[np.uint8], place: Place) -> None:
+        """Write (3, H, W) pixel values into a place of that shape."""
+        np.copyto(place, channels)
         place /= np.float32(255)
         place -= self.mean
         place /= self.std
