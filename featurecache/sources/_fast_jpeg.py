@@ -6,7 +6,7 @@ which decodes it or says why it cannot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,8 @@ START = b"\xff\xd8\xff"
 class FastJpeg:
     """Does what Resize, CenterCrop, ToTensor and Normalize do, on pixels instead of a picture, rounding a little otherwise."""
 
-    size: list[int]
-    """Of the shorter side, or height and width."""
+    size: int
+    """Of the shorter side."""
     interpolation: InterpolationMode
     crop: list[int] | None
     """Height and width."""
@@ -41,7 +41,7 @@ class FastJpeg:
     def __call__(self, pixels: Pixels, place: Place) -> bool:
         """Write pixels, transformed, into `place`; return whether they came to its size."""
         image = torch.from_numpy(pixels).permute(2, 0, 1)
-        image = functional.resize(image, self.size, interpolation=self.interpolation, antialias=True)
+        image = functional.resize(image, [self.size], interpolation=self.interpolation, antialias=True)
         if self.crop is not None:
             image = functional.center_crop(image, self.crop)
         if tuple(image.shape) != place.shape:
@@ -80,13 +80,9 @@ def fast_jpeg(transform: Callable[[Image.Image], torch.Tensor], prepare: Prepara
         return None
     if resize.interpolation not in (InterpolationMode.BICUBIC, InterpolationMode.BILINEAR):
         return None
-    if resize.max_size is not None or not resize.antialias:
-        return None
-    return FastJpeg(_sizes(resize.size), resize.interpolation, None if crop is None else _sizes(crop.size), prepare.fast)
-
-
-def _sizes(size: int | Sequence[int]) -> list[int]:
-    return [size] if isinstance(size, int) else list(size)
+    if not isinstance(resize.size, int) or resize.max_size is not None or not resize.antialias:
+        return None  # to another shape, Pillow may resize height before width, and bicubic overshoot is cut elsewhere
+    return FastJpeg(resize.size, resize.interpolation, None if crop is None else list(crop.size), prepare.fast)
 
 
 def _keeps_rgb(step: Any) -> bool:
