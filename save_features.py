@@ -197,8 +197,9 @@ def run(config: SaveFeaturesConfig) -> ExtractionReport:
     request = requested(backbone, config.layers, config.tokens, logits=config.logits)
     views = Views(config.views, config.augment, config.seed)
     wanted = header_of(
-        backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=views, decoder=config.decoder
-    )
+        backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=views,
+        decoder=config.decoder,
+    )  # fmt: skip
     if held is None:
         store = create_store(config.out, wanted, dataset.table, chunk_multiple=config.batch_size)
     else:

@@ -124,6 +124,17 @@ def read_image(path: Path) -> Image:
     return FolderReader(Path(), [str(path)])(0)
 
 
+def read_content(path: Path) -> bytes:
+    """Return the bytes of one file, as `ImageDataset.content` does.
+
+    Raises:
+        UnreadableSampleError: it cannot be read; names the path and the reason.
+    """
+    from featurecache.datasets.image_folder import FolderReader
+
+    return FolderReader(Path(), [str(path)]).content(0)
+
+
 def _resolve(spec: str) -> tuple[str, str]:
     if not spec:
         raise ConfigError([f"no data set is named. Name a path, or NAME:ARGUMENT with NAME one of {_known()}"])

@@ -60,10 +60,17 @@ def pixels_of(content: bytes | None) -> Pixels | None:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(content)
         if colour not in COLOURS or _too_large(width, height):
             return None
-        found: Pixels = simplejpeg.decode_jpeg(content, colorspace="RGB", fastdct=False, fastupsample=False, strict=True)
-        return found
+        return _decoded(content)
     except ValueError:  # also for damage that could be decoded around: Pillow decides what is a picture
         return None
+
+
+def _decoded(content: bytes) -> Pixels:
+    import simplejpeg
+
+    exact: dict[str, Any] = {"colorspace": "RGB", "fastdct": False, "fastupsample": False, "strict": True}
+    found: Pixels = simplejpeg.decode_jpeg(content, **exact)
+    return found
 
 
 def _too_large(width: int, height: int) -> bool:
@@ -75,14 +82,14 @@ def fast_jpeg(transform: Callable[[Image.Image], torch.Tensor], prepare: Prepara
     if prepare.fast is None or not isinstance(transform, Compose):
         return None
     steps = [step for step in transform.transforms[:-2] if not _keeps_rgb(step)]
-    resize, crop = steps[0] if steps else None, steps[1] if len(steps) == 2 else None
-    if len(steps) > 2 or type(resize) is not Resize or not (crop is None or type(crop) is CenterCrop):
+    if [type(step) for step in steps] not in ([Resize], [Resize, CenterCrop]):
         return None
+    resize = steps[0]
     if resize.interpolation not in (InterpolationMode.BICUBIC, InterpolationMode.BILINEAR):
         return None
     if not isinstance(resize.size, int) or resize.max_size is not None or not resize.antialias:
         return None  # to another shape, Pillow may resize height before width, and bicubic overshoot is cut elsewhere
-    return FastJpeg(resize.size, resize.interpolation, None if crop is None else list(crop.size), prepare.fast)
+    return FastJpeg(resize.size, resize.interpolation, list(steps[1].size) if len(steps) == 2 else None, prepare.fast)
 
 
 def _keeps_rgb(step: Any) -> bool:

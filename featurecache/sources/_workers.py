@@ -19,7 +19,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -46,8 +45,8 @@ class Workers:
         shape = (slots, filler.views.count, batch, *input_size)
         content = packed(filler)
         context = multiprocessing.get_context("spawn")
-        memory = context.RawArray(ctypes.c_float, int(np.prod(shape)))
-        sent = context.RawArray(ctypes.c_char, len(content))
+        memory: Any = context.RawArray(ctypes.c_float, int(np.prod(shape)))
+        sent: Any = context.RawArray(ctypes.c_char, len(content))
         ctypes.memmove(sent, content, len(content))
         self._ring: Ring = np.frombuffer(memory, np.float32).reshape(shape)
         self._begun, self._piece = 0, max(1, min(LARGEST_PIECE, batch // count))
