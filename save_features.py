@@ -253,7 +253,8 @@ def reopened(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: 
         absent = [spec.name for spec in lacking(config.out, store.header, wanted)]
         if not store.finished:
             log.info("going on: kept %d rows, recomputing %d", *progress(store))
-        changed = changes(store.notes, str(backbone.device)) if absent or store.missing() else {}
+        decoder = decoder_known_by(store.header.backbone)
+        changed = changes(store.notes, str(backbone.device), decoder) if absent or store.missing() else {}
         if changed and (found := check_unchanged(backbone, dataset, store, changed)):
             log.info("%s changed; features recomputed to %.1e of their size", ", ".join(changed), found.relative)
         if absent:

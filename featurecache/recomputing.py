@@ -13,7 +13,7 @@ import numpy.typing as npt
 from featurecache.backbones import Backbone
 from featurecache.casting import as_numbers, stored_form
 from featurecache.datasets import ImageDataset
-from featurecache.decoders import decoder_known_by
+from featurecache.decoders import Decoder, decoder_known_by
 from featurecache.devices import environment
 from featurecache.errors import StoreMismatchError
 from featurecache.features import ArraySpec
@@ -52,18 +52,19 @@ class Difference:
     """Largest difference of one value."""
 
 
-def changes(notes: Path, device: str) -> dict[str, tuple[str, str]]:
+def changes(notes: Path, device: str, decoder: Decoder = "pillow") -> dict[str, tuple[str, str]]:
     """Return what -> (then, now) for each library and device that could make other features than the last run's."""
+    deciding = DECIDING if decoder == "pillow" else (*DECIDING, decoder)
     lines = [line for line in provenance(notes) if "environment" in line]
     if not lines:
         return {"provenance": ("unknown", "this machine")}
-    then = _surroundings(lines[-1]["environment"], lines[-1]["device"])
-    now = _surroundings(environment(), device)
+    then = _surroundings(lines[-1]["environment"], lines[-1]["device"], deciding)
+    now = _surroundings(environment(), device, deciding)
     return {name: (then[name], now[name]) for name in now if then[name] != now[name]}
 
 
-def _surroundings(found: Mapping[str, Any], device: str) -> dict[str, str]:
-    versions = {name: str(found["versions"].get(name, "absent")) for name in DECIDING}
+def _surroundings(found: Mapping[str, Any], device: str, deciding: Sequence[str]) -> dict[str, str]:
+    versions = {name: str(found["versions"].get(name, "absent")) for name in deciding}
     gpu = f" ({found['gpu']})" if device != "cpu" and found["gpu"] else ""
     return {**versions, "device": device + gpu}
 

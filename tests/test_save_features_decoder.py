@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from featurecache import recomputing
 from featurecache.backbones import load_backbone
 from featurecache.datasets import open_dataset
 from featurecache.errors import ConfigError, StoreMismatchError
@@ -78,6 +81,17 @@ def test_rows_are_computed_again_by_the_decoder_that_made_them(folder, fast):
     assert found.absolute == 0
 
 
+def test_another_version_of_the_decoder_counts_for_features_that_it_made(fast, monkeypatch):
+    now = recomputing.environment()
+    now["versions"]["simplejpeg"] = "0.1"
+    monkeypatch.setattr(recomputing, "environment", lambda: now)
+
+    notes = open_store(fast).notes
+
+    assert recomputing.changes(notes, "cpu", "simplejpeg") == {"simplejpeg": (version("simplejpeg"), "0.1")}
+    assert recomputing.changes(notes, "cpu", "pillow") == {}
+
+
 def test_a_run_predicts_with_the_decoder_of_its_store(folder, fast, tmp_path):
     train(TrainHeadConfig(store=fast, head="ridge", layers="5", out=tmp_path / "run"))
     predictor, data = Predictor.load(tmp_path / "run"), open_dataset(folder)
@@ -116,7 +130,7 @@ def test_embed_takes_the_decoder_too(folder, fast, tmp_path):
 
 
 def test_without_simplejpeg_nothing_is_built_or_written(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "simplejpeg", None)
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
     monkeypatch.setattr("save_features.load_backbone", lambda *_: pytest.fail("a backbone was built"))
 
     with pytest.raises(ConfigError, match=r"pip install featurecache\[fast\]"):
