@@ -22,6 +22,7 @@ from featurecache.backbones import Backbone, BackboneOptions, load_backbone
 from featurecache.casting import Rounding, stored_form
 from featurecache.checks import check
 from featurecache.datasets import Fingerprint, ImageDataset, open_dataset
+from featurecache.decoders import Decoder, check_decoder, decoder_known_by
 from featurecache.devices import default_precision, environment, resolve_device
 from featurecache.errors import StoreContentsError
 from featurecache.extracted import ExtractionReport
@@ -32,7 +33,7 @@ from featurecache.provenance import note
 from featurecache.recomputing import changes, check_unchanged
 from featurecache.requests import header_of, request_of, requested
 from featurecache.scoring import saved_scores
-from featurecache.sources.images import decoded, grid
+from featurecache.sources.images import check_feed, decoded, grid
 from featurecache.stores import (
     FeatureStore,
     Gap,
@@ -111,8 +112,12 @@ class SaveFeaturesConfig:
     """What recognises the data besides ids and labels: sizes of the files, content (reads them all once), or names."""
     on_error: Literal["stop", "skip"] = "stop"
     """What an unreadable image does: stop the run, or leave its row marked as skipped."""
+    decoder: Decoder = "pillow"
+    """What decodes JPEG files: pillow, to the bit as timm does, or simplejpeg, faster and nearly the same; see the docs."""
     decode_threads: int | None = None
     """Threads that decode images; default: one for each core."""
+    workers: int = 0
+    """Processes that decode images ahead of the model, for a GPU that waits for them; 0: threads."""
     quiet: bool = False
     """Show no progress."""
 
@@ -126,6 +131,11 @@ class SaveFeaturesConfig:
             (
                 self.decode_threads is None or self.decode_threads > 0,
                 f"decode_threads must be positive, got {self.decode_threads}",
+            ),
+            (self.workers >= 0, f"workers must not be negative, got {self.workers}"),
+            (
+                not self.workers or self.decode_threads is None,
+                "workers are processes that decode instead of threads: give workers or decode_threads, not both",
             ),
         )
 
@@ -145,13 +155,16 @@ class Work:
 def work_of(config: SaveFeaturesConfig) -> Work:
     """List the images, build the model, and say what store would hold what is asked for."""
     format_of(config.out)  # what cannot be written is told before a backbone is built
+    check_decoder(config.decoder)
     held = open_store(config.out).header if store_exists(config.out) else None
     dataset = open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
     backbone = load_backbone(config.backbone, backbone_options(config))
+    check_feed(backbone, dataset, workers=config.workers, decoder=config.decoder)
     request = requested(backbone, config.layers, config.tokens, logits=config.logits)
     views = Views(config.views, config.augment, config.seed)
     wanted = header_of(
         backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=views,
+        decoder=config.decoder,
         prompts=templates_asked(backbone, dataset, config.prompts, held),
     )  # fmt: skip
     return Work(dataset, backbone, wanted, held)
@@ -214,7 +227,8 @@ def reopened(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: 
         absent = lacking(config.out, store.header, wanted)
         if not store.finished:
             log.info("going on: kept %d rows, recomputing %d", *progress(store))
-        changed = changes(store.notes, str(backbone.device)) if absent or store.missing() else {}
+        decoder = decoder_known_by(store.header.backbone)
+        changed = changes(store.notes, str(backbone.device), decoder) if absent or store.missing() else {}
         if changed and (found := check_unchanged(backbone, dataset, store, changed)):
             log.info("%s changed; features recomputed to %.1e of their size", ", ".join(changed), found.relative)
         if absent:
@@ -278,8 +292,8 @@ def _extract(
             arrays, views = list(gap.lacking), {spec.name: numbers for spec, numbers in gap.lacking.items()}
             for rows, images, skipped in decoded(
                 backbone, dataset, list(grid(gap.rows, config.batch_size)), watch, on_error=config.on_error,
-                threads=config.decode_threads, views=Views.known_by(store.header.views, store.header.backbone),
-                which=gap.views,
+                threads=config.decode_threads, workers=config.workers, decoder=decoder_known_by(store.header.backbone),
+                views=Views.known_by(store.header.views, store.header.backbone), which=gap.views,
             ):  # fmt: skip
                 store.begin(rows)
                 with watch.waiting("model"):

@@ -1,6 +1,7 @@
 """How much of the machine does an extraction turn into features?
 
-    python benchmarks/extraction.py [--model vit_tiny_patch16_224 --images 512] [--device cuda] [--data PATH] [--out FILE]
+    python benchmarks/extraction.py [--model vit_tiny_patch16_224 --images 512] [--device cuda] [--workers N]
+        [--decoder simplejpeg] [--data PATH] [--out FILE]
 
 Everything runs on one model with random weights and the same images, in turns:
 
@@ -19,7 +20,7 @@ same for few as for many. So scores are measured over `--score-rows` rows, as ma
 features in a store with the same arrays), and put beside the time in which that many images would be extracted.
 
 An extraction is `save_features.save_features` into a new store, from the first image to the sealed store; building the model
-and listing the images come before. On a CPU the limit holds for torch on all cores, as it is by default (`--threads`): with
+and listing the images come before; starting `--workers` (some seconds of imports) does not, so take many images with them. On a CPU the limit holds for torch on all cores, as it is by default (`--threads`): with
 fewer, decoding has cores of its own. The fixed part (an empty store, its seal: some dozens of fsyncs) is in the time, so
 take images enough for a minute. `--data` takes any labelled data set instead of drawn JPEG files.
 """
@@ -35,7 +36,7 @@ import tempfile
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import numpy as np
@@ -51,6 +52,7 @@ from _stores import random_store
 import save_features
 from featurecache.backbones import Backbone, load_backbone
 from featurecache.datasets import ImageDataset, open_dataset
+from featurecache.decoders import Decoder
 from featurecache.devices import default_precision, resolve_device
 from featurecache.features import Header
 from featurecache.requests import header_of, requested
@@ -82,7 +84,8 @@ def prepared(data: str, store: Path, options: argparse.Namespace, *, model: str)
     device = resolve_device(options.device)
     config = SaveFeaturesConfig(
         data=data, backbone=f"timm:{model}", out=store, weights="random:0", device=options.device, quiet=True,
-        batch_size=options.batch_size, decode_threads=options.decode_threads,
+        batch_size=options.batch_size, decode_threads=None if options.workers else options.decode_threads,
+        workers=options.workers, decoder=options.decoder,
         precision=default_precision(device) if options.precision == "auto" else options.precision,
     )  # fmt: skip
     return Bench(load_backbone(config.backbone, backbone_options(config)), open_dataset(data), config)
@@ -92,7 +95,10 @@ def header_for(bench: Bench) -> Header:
     """Return the header of the store that the extraction writes."""
     backbone, config = bench.backbone, bench.config
     request = requested(backbone, config.layers, config.tokens)
-    return header_of(backbone, bench.dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=Views())
+    return header_of(
+        backbone, bench.dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=Views(),
+        decoder=config.decoder,
+    )  # fmt: skip
 
 
 def extract(bench: Bench) -> float:
@@ -145,7 +151,7 @@ def measure_limit(bench: Bench, turns: int, score_rows: int) -> list[Ratio]:
     images = torch.rand(bench.config.batch_size, *bench.backbone.input_size, device=bench.backbone.device)
     cores, count, store = len(os.sched_getaffinity(0)), len(bench.dataset), scored_store(bench, score_rows)
     forward_seconds(bench, images)
-    with decoding(bench.dataset, bench.backbone.transform, bench.backbone.input_size, cores) as decode:
+    with decoding(bench.backbone, bench.dataset, cores, bench.config.decoder) as decode:
         acts = [lambda: forward_seconds(bench, images), decode, lambda: extract(bench), lambda: scoring(store)]
         found = in_turns(acts, turns)
     join = max if bench.backbone.device.type == "cuda" else sum
@@ -263,6 +269,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--decode-threads", type=int, default=cores, help="threads that decode for the extraction")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode instead of threads")
+    parser.add_argument(
+        "--decoder", choices=get_args(Decoder), default="pillow", help="of the extraction and the limit"
+    )
     parser.add_argument("--threads", type=int, help="threads of torch; default: torch's own")
     parser.add_argument("--turns", type=int, default=3, help="measurements of each, in turns; the middle ratio counts")
     parser.add_argument("--score-rows", type=int, default=5000, help="rows over which scores are measured")

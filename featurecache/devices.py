@@ -22,6 +22,7 @@ RECORDED = (
     "h5py",
     "scikit-learn",
     "Pillow",
+    "simplejpeg",
 )
 
 

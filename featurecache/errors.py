@@ -86,6 +86,10 @@ class StoreBusyError(StoreError):
     """A store that another process is writing."""
 
 
+class WorkerError(FeatureCacheError, RuntimeError):
+    """A worker process that ended before its work did, or could not begin it."""
+
+
 class DeviceError(FeatureCacheError, RuntimeError):
     """A device that is absent, or too small for what was asked."""
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from featurecache.backbones import Backbone
 from featurecache.casting import as_numbers, stored_form
 from featurecache.datasets import ImageDataset
+from featurecache.decoders import Decoder, decoder_known_by
 from featurecache.devices import environment
 from featurecache.errors import StoreMismatchError
 from featurecache.features import ArraySpec
@@ -53,18 +54,19 @@ class Difference:
     """Largest difference of one value."""
 
 
-def changes(notes: Path, device: str) -> dict[str, tuple[str, str]]:
+def changes(notes: Path, device: str, decoder: Decoder = "pillow") -> dict[str, tuple[str, str]]:
     """Return what -> (then, now) for each library and device that could make other features than the last run's."""
+    deciding = DECIDING if decoder == "pillow" else (*DECIDING, decoder)
     lines = [line for line in provenance(notes) if "environment" in line]
     if not lines:
         return {"provenance": ("unknown", "this machine")}
-    then = _surroundings(lines[-1]["environment"], lines[-1]["device"])
-    now = _surroundings(environment(), device)
+    then = _surroundings(lines[-1]["environment"], lines[-1]["device"], deciding)
+    now = _surroundings(environment(), device, deciding)
     return {name: (then[name], now[name]) for name in now if then[name] != now[name]}
 
 
-def _surroundings(found: Mapping[str, Any], device: str) -> dict[str, str]:
-    versions = {name: str(found["versions"].get(name, "absent")) for name in DECIDING}
+def _surroundings(found: Mapping[str, Any], device: str, deciding: Sequence[str]) -> dict[str, str]:
+    versions = {name: str(found["versions"].get(name, "absent")) for name in deciding}
     gpu = f" ({found['gpu']})" if device != "cpu" and found["gpu"] else ""
     return {**versions, "device": device + gpu}
 
@@ -101,7 +103,9 @@ def largest_difference(backbone: Backbone, dataset: ImageDataset, store: Feature
     batches = _chosen(_committed_batches(store, arrays))
     request, ids, status = request_of(header.tokens, arrays), np.asarray(dataset.table.sample_id), store.status()
     differences = []
-    for rows, images, unread in decoded(backbone, dataset, batches, Stopwatch(), on_error="skip"):
+    for rows, images, unread in decoded(
+        backbone, dataset, batches, Stopwatch(), on_error="skip", decoder=decoder_known_by(header.backbone)
+    ):
         outputs = [backbone.forward(images[0].to(backbone.device), request)]
         fresh = stored_form(outputs, arrays, [str(name) for name in ids[rows.start : rows.stop]], unread)
         places = _places(status[rows.start : rows.stop], -(-SAMPLES // len(batches)))

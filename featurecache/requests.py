@@ -8,6 +8,7 @@ import torch
 
 from featurecache.backbones import Backbone, Request
 from featurecache.datasets import ImageDataset
+from featurecache.decoders import Decoder, decoder_identity
 from featurecache.errors import BackboneError
 from featurecache.features import ArraySpec, Header, parse_indices, parse_layer_array
 from featurecache.prompting import text_arrays
@@ -83,6 +84,7 @@ def header_of(
     batch_size: int,
     views: Views,
     prompts: tuple[str, ...] = (),
+    decoder: Decoder = "pillow",
 ) -> Header:
     """Return the header of the store that would hold the requested features; one pass of each tower gives the shapes.
 
@@ -92,7 +94,7 @@ def header_of(
     probe = torch.zeros(1, *backbone.input_size, device=backbone.device)
     shapes = {name: tuple(values.shape[1:]) for name, values in backbone.forward(probe, request).items()}
     return Header(
-        backbone={**backbone.identity, "batch_size": batch_size, **views.identity},
+        backbone={**backbone.identity, "batch_size": batch_size, **views.identity, **decoder_identity(decoder)},
         dataset=dataset.identity,
         rows=len(dataset),
         views=views.count,

@@ -17,6 +17,7 @@ import pyarrow.parquet
 
 from featurecache.casting import as_numbers
 from featurecache.checks import check
+from featurecache.decoders import Decoder
 from featurecache.files import sync_folder, write_atomic
 from featurecache.reports import Table
 from featurecache.stores import FeatureStore, open_store
@@ -55,6 +56,10 @@ class EmbedConfig:
     """Images per forward pass."""
     on_error: Literal["stop", "skip"] = "stop"
     """What an unreadable image does: stop the run, or be left out of the file."""
+    decoder: Decoder = "pillow"
+    """What decodes JPEG files: pillow, to the bit as timm does, or simplejpeg, faster and nearly the same; see the docs."""
+    workers: int = 0
+    """Processes that decode images ahead of the model, for a GPU that waits for them; 0: threads."""
     quiet: bool = False
     """Show no progress."""
 
@@ -62,6 +67,7 @@ class EmbedConfig:
         known = {".npy": "npy", ".parquet": "parquet"}
         check(
             (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
+            (self.workers >= 0, f"workers must not be negative, got {self.workers}"),
             (
                 self.format is not None or self.out.suffix in known,
                 f"{self.out} does not say its format: end it in .npy or .parquet, or give --format",
@@ -102,6 +108,7 @@ def run(config: EmbedConfig) -> EmbedReport:
             weights=config.weights, backbone_option=config.backbone_option, transform=config.transform,
             image_size=config.image_size, device=config.device, precision=config.precision,
             batch_size=config.batch_size, on_error=config.on_error, quiet=config.quiet,
+            decoder=config.decoder, workers=config.workers,
         )
     )  # fmt: skip
     store = open_store(place)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import Image
 
 import logme
 from featurecache.backbones import Backbone
@@ -155,12 +154,12 @@ def _left(out: Path, work: Work) -> tuple[Header, Header, int]:
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """Reads some samples of a data set as if they were all."""
+    """Reads some samples of a data set as if they were all; worker processes can be sent it."""
 
-    read: Callable[[int], Image]
+    read: Callable[[int], Any]
     rows: Sequence[int]
 
-    def __call__(self, row: int) -> Image:
+    def __call__(self, row: int) -> Any:
         """Return what lies at the place `row` of those that were picked."""
         return self.read(self.rows[row])
 
@@ -170,7 +169,8 @@ def _picked(dataset: ImageDataset, rows: Sequence[int]) -> ImageDataset:
     table = dataset.table
     columns = {name: [getattr(table, name)[row] for row in rows] for name in ("sample_id", "domain", "group")}
     part = RowTable(**columns, split=[""] * len(rows), target=np.asarray(table.target)[list(rows)])
-    return dataclasses.replace(dataset, table=part, read=Picked(dataset.read, rows))
+    content = Picked(dataset.content, rows)
+    return dataclasses.replace(dataset, table=part, read=Picked(dataset.read, rows), content=content)
 
 
 def _tried(work: Work, wanted: Header, config: PlanConfig) -> tuple[float, float]:

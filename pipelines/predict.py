@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from featurecache.backbones import Backbone, BackboneOptions, load_backbone
 from featurecache.casting import as_tensor, stored_form
 from featurecache.checks import check
-from featurecache.datasets import ImageDataset, RowTable, is_archive, open_dataset, read_image
+from featurecache.datasets import ImageDataset, RowTable, is_archive, open_dataset, read_content, read_image
+from featurecache.decoders import check_decoder, decoder_known_by
 from featurecache.devices import resolve_device
 from featurecache.errors import ConfigError, DatasetNotFoundError, RunError
 from featurecache.features import ArraySpec, Task, differences
@@ -29,6 +31,9 @@ from featurecache.runs import read_run
 from featurecache.sources.images import decoded, grid
 from heads._checkpoint import load_head
 from pipelines._evaluation import answers, probabilities, said
+
+OF_THE_IMAGES = ("batch_size", "views", "decoder")
+"""What an identity of features says beside the backbone: how images came to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +128,7 @@ class Predictor:
         features = record["features"]
         self.task: Task = record["task"]
         self.class_names: list[str] = record["class_names"]
+        self._decoder = decoder_known_by(features["backbone"])
         self._arrays = [ArraySpec(a["name"], tuple(a["tail"]), a["dtype"]) for a in features["arrays"]]
         self._request = request_of(features["tokens"], self._arrays)
 
@@ -132,9 +138,11 @@ class Predictor:
 
         Raises:
             RunError: no finished run is there, or the backbone is not the one that made its features; names what differs.
+            ConfigError: the decoder of its features is not installed.
             WeightsError: the weights file has moved; give `weights`.
         """
         record = read_run(Path(run))[1]
+        check_decoder(decoder_known_by(record["features"]["backbone"]))
         head, _ = load_head(Path(run))
         origin = dict(record["features"]["origin"])
         if not origin:
@@ -145,7 +153,7 @@ class Predictor:
         where = resolve_device(device)
         options = BackboneOptions(**{**origin, "device": str(where), **({"weights": weights} if weights else {})})
         backbone = load_backbone(name, options)
-        known = {k: v for k, v in record["features"]["backbone"].items() if k != "batch_size"}
+        known = {k: v for k, v in record["features"]["backbone"].items() if k not in OF_THE_IMAGES}
         found = differences(dict(backbone.identity), known)
         if found:
             lines = "\n".join(f"  {field}: the run has {theirs!r}, this is {ours!r}" for field, ours, theirs in found)
@@ -161,7 +169,9 @@ class Predictor:
         batches = list(grid(range(len(dataset)), batch_size))
         logits: list[Tensor] = []
         problems: dict[int, str] = {}
-        for rows, images, skipped in decoded(self.backbone, dataset, batches, Stopwatch(), on_error=on_error):
+        for rows, images, skipped in decoded(
+            self.backbone, dataset, batches, Stopwatch(), on_error=on_error, decoder=self._decoder
+        ):
             outputs = [self.backbone.forward(images[0].to(self.backbone.device), self._request)]
             ids = [dataset.table.sample_id[row] for row in rows]
             kept = stored_form(outputs, self._arrays, ids, skipped)
@@ -208,7 +218,8 @@ class Predictor:
 
 def _gathered(images: Sequence[Image | str | Path]) -> ImageDataset:
     """Return images, files, folders and archives as one unlabelled data set, in the order given."""
-    readers: list[Any] = []
+    readers: list[Callable[[], Image]] = []
+    contents: list[Callable[[], bytes | None]] = []
     names: list[str] = []
     paths = [Path(item) for item in images if not isinstance(item, Image)]
     absent = [str(path) for path in paths if not path.exists()]
@@ -217,21 +228,24 @@ def _gathered(images: Sequence[Image | str | Path]) -> ImageDataset:
     for number, item in enumerate(images):
         if isinstance(item, Image):
             names.append(f"image {number}")
-            readers.append(lambda item=item: item.convert("RGB"))
+            readers.append(partial(item.convert, "RGB"))
+            contents.append(lambda: None)
         elif Path(item).is_dir() or is_archive(Path(item)):
             within = open_dataset(item)
             names += [f"{item}/{name}" for name in within.table.sample_id]
-            readers += [lambda row=row, within=within: within.read(row) for row in range(len(within))]
+            readers += [partial(within.read, row) for row in range(len(within))]
+            contents += [partial(within.content, row) for row in range(len(within))]
         else:
             names.append(str(item))
-            readers.append(lambda item=item: read_image(Path(item)))
+            readers.append(partial(read_image, Path(item)))
+            contents.append(partial(read_content, Path(item)))
     if not names:
         raise ConfigError(["there is no image to look at"])
     blank = [""] * len(names)
     table = RowTable(sample_id=names, target=np.full(len(names), -1), split=blank, domain=blank, group=blank)
     return ImageDataset(
         name="images", spec="", table=table, class_names=(), task="classification",
-        read=lambda row: readers[row](), identity={},
+        read=lambda row: readers[row](), content=lambda row: contents[row](), identity={},
     )  # fmt: skip
 
 

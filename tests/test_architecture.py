@@ -31,6 +31,7 @@ LEVELS = (
         "casting",
         "checks",
         "registry",
+        "decoders",
         "features",
         "files",
         "seeding",

@@ -57,16 +57,23 @@ def test_one_console_script_is_installed(wheel):
     assert any(name.endswith("entry_points.txt") for name in wheel)
 
 
+OF_EXTRAS = {"featurecache/sources/_fast_jpeg.py": {"simplejpeg"}}
+"""File -> what it imports when it is asked for, and an extra installs."""
+
+
 def test_what_is_imported_is_required():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     required = {re.split("[<>=]", line)[0].lower() for line in config["options"]["install_requires"].split()}
+    extras = set(re.split(r"[<>=\d.\s]+", config["options.extras_require"]["fast"]))
     distributions = importlib.metadata.packages_distributions()
 
-    imported = {name for path in _written() for name in _imports(path)} - set(sys.stdlib_module_names)
+    optional = {str(path.relative_to(ROOT)): _imports(path) & extras for path in _written() if _imports(path) & extras}
+    imported = {name for path in _written() for name in _imports(path)} - set(sys.stdlib_module_names) - extras
     foreign = imported - set(PACKAGES) - {name.removesuffix(".py") for name in MODULES}
 
     assert {distributions[name][0].lower() for name in foreign} <= required
+    assert optional == OF_EXTRAS
 
 
 def _written() -> list[Path]:

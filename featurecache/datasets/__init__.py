@@ -49,6 +49,10 @@ class RowTable:
         return len(self.sample_id)
 
 
+def in_no_file(row: int) -> None:
+    """Say that the picture of a row is decoded from no file."""
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ImageDataset:
     """A data set: its table, and how to read one image of it."""
@@ -64,6 +68,8 @@ class ImageDataset:
     """Row -> decoded RGB image. Safe to call from several threads; raises `UnreadableSampleError`."""
     identity: Mapping[str, Any]
     """Changes whenever ids, targets, sizes or splits would: the fingerprint and the rule of the split."""
+    content: Callable[[int], bytes | None] = in_no_file
+    """Row -> the bytes of the file that `read` decodes, None where there is none; raises `UnreadableSampleError`."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -116,6 +122,17 @@ def read_image(path: Path) -> Image:
     from featurecache.datasets.image_folder import FolderReader
 
     return FolderReader(Path(), [str(path)])(0)
+
+
+def read_content(path: Path) -> bytes:
+    """Return the bytes of one file, as `ImageDataset.content` does.
+
+    Raises:
+        UnreadableSampleError: it cannot be read; names the path and the reason.
+    """
+    from featurecache.datasets.image_folder import FolderReader
+
+    return FolderReader(Path(), [str(path)]).content(0)
 
 
 def _resolve(spec: str) -> tuple[str, str]:

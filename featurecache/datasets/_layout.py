@@ -79,6 +79,7 @@ def dataset_of(
         task="classification",
         read=read,
         identity=identity,
+        content=read.content,
     )
 
 

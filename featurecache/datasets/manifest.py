@@ -87,6 +87,7 @@ def _dataset(
         class_names=labels.names,
         task=labels.task,
         read=read,
+        content=read.content,
         identity={
             "name": path.stem,
             "fingerprint": fingerprint_of(fingerprint, names, beyond, target, labels.names),

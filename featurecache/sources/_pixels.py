@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from timm.data.transforms import MaybeToTensor
 from torch import Tensor
 from torchvision.transforms import Compose, Normalize, ToTensor
 
@@ -34,7 +33,11 @@ class InPlace:
     def __call__(self, picture: Picture, place: Place) -> None:
         """Write an RGB picture of the size of `place` into it."""
         lines = np.frombuffer(picture.tobytes("raw", "RGB;L"), np.uint8).reshape(picture.height, 3, picture.width)
-        np.copyto(place, lines.transpose(1, 0, 2))
+        self.fill(lines.transpose(1, 0, 2), place)
+
+    def fill(self, channels: npt.NDArray[np.uint8], place: Place) -> None:
+        """Write (3, H, W) pixel values into a place of that shape."""
+        np.copyto(place, channels)
         place /= np.float32(255)
         place -= self.mean
         place /= self.std
@@ -74,7 +77,7 @@ class Preparation:
 def preparation(transform: Callable[[Picture], Tensor]) -> Preparation:
     """Return what does the same as `transform`, bit for bit, in the place where the result is wanted."""
     steps = transform.transforms if isinstance(transform, Compose) else []
-    if len(steps) < 2 or type(steps[-2]) not in (ToTensor, MaybeToTensor) or type(steps[-1]) is not Normalize:
+    if len(steps) < 2 or not _is_known(steps[-2]) or type(steps[-1]) is not Normalize:
         return Preparation(transform, _unchanged, None)
     last = Compose(steps[-2:])
     mean, std = (
@@ -82,6 +85,11 @@ def preparation(transform: Callable[[Picture], Tensor]) -> Preparation:
     )
     fast = InPlace(mean, std)
     return Preparation(Compose(steps[:-2]), last, fast if _agrees(fast, last) else None)
+
+
+def _is_known(step: object) -> bool:
+    """Return whether a step is one of the libraries' ways to make a tensor of a picture, not somebody's own."""
+    return isinstance(step, ToTensor) and type(step).__module__.split(".")[0] in ("torchvision", "timm", "open_clip")
 
 
 def _agrees(fast: InPlace, last: Callable[[Picture], Tensor]) -> bool:

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from featurecache.backbones import Backbone
 from featurecache.datasets import ImageDataset
+from featurecache.decoders import Decoder
 from featurecache.devices import cores
 from featurecache.errors import UnreadableSampleError
 from featurecache.progress import Stopwatch
-from featurecache.sources._pixels import Place, Preparation, preparation
+from featurecache.sources._filler import Filler, filler_of, packed
+from featurecache.sources._workers import Workers
 from featurecache.views import Views
+
+log = logging.getLogger("featurecache")
 
 CLEAN_ONLY = Views()
 
 AHEAD = 2
-"""Batches that are decoded before they are asked for, where the model runs on a device of its own. On a CPU, model and
-decoding would fight for the same cores: that took a fifth off the speed of both."""
+"""Batches that are decoded before they are asked for, by workers or where the model runs on a device of its own. On a CPU,
+model and decoding threads would fight for the same cores: that took a fifth off the speed of both."""
+
+Batch = tuple[Tensor, list[UnreadableSampleError | None]]
+"""(V, B, 3, H, W) images, and for each row why it could not be read."""
+
+
+class Feed(Protocol):
+    """What fills batches ahead of the model."""
+
+    def begin(self, rows: range) -> Callable[[], Batch]:
+        """Begin to fill a batch; what is returned waits for it."""
+
+    def close(self, *, at_once: bool) -> None:
+        """End threads or processes; at once: without what is begun."""
 
 
 def grid(rows: range, batch_size: int) -> Iterator[range]:
@@ -35,6 +53,19 @@ def grid(rows: range, batch_size: int) -> Iterator[range]:
         start = stop
 
 
+def check_feed(backbone: Backbone, dataset: ImageDataset, *, workers: int, decoder: Decoder) -> None:
+    """Refuse what could not be decoded so, before anything runs.
+
+    Raises:
+        ConfigError: the decoder is not installed, or the data set or the transform cannot be sent to workers.
+    """
+    filler = filler_of(backbone, dataset, CLEAN_ONLY, decoder)
+    if decoder != "pillow" and filler.fast is None:
+        log.warning("%s has a transform of its own: every image is decoded as with --decoder pillow", backbone.name)
+    if workers:
+        packed(filler)
+
+
 def decoded(
     backbone: Backbone,
     dataset: ImageDataset,
@@ -43,61 +74,63 @@ def decoded(
     *,
     on_error: Literal["stop", "skip"],
     threads: int | None = None,
+    workers: int = 0,
     views: Views = CLEAN_ONLY,
     which: Sequence[int] | None = None,
+    decoder: Decoder = "pillow",
 ) -> Iterator[tuple[range, Tensor, dict[int, str]]]:
     """Yield (rows, (V, B, 3, H, W) images, position in the batch -> why it is skipped); view 0 is the clean one.
 
-    `which` names the views to give, by number; None: all.
-
-    Decoded on `threads` threads (None: one a core), ahead of the model where that helps. Images of skipped rows are zero.
+    `which` names the views to give, by number; None: all. Decoded in `workers` processes, or, with 0 of them, on
+    `threads` threads (None: one a core); ahead of the model where that helps. Images of skipped rows are zero.
 
     Raises:
         UnreadableSampleError: with `on_error` "stop", the first image in row order that cannot be read.
+        WorkerError: a worker process died.
+        ConfigError: as `check_feed`.
     """
-    numbers = tuple(range(views.count) if which is None else which)
-    decoder = Decoder(dataset, preparation(backbone.transform), backbone.input_size, views, numbers)
-    pool = ThreadPoolExecutor(threads or cores(), thread_name_prefix="decode")
+    if not batches:
+        return
+    filler, largest = filler_of(backbone, dataset, views, decoder, which), max(map(len, batches))
+    feed: Feed
+    if workers:
+        ahead = max(AHEAD, -(-2 * workers // largest))  # small batches: enough of them that no worker is idle
+        feed = Workers(filler, backbone.input_size, count=workers, batch=largest, slots=ahead + 1)
+    else:
+        ahead = 0 if backbone.device.type == "cpu" else AHEAD
+        feed = Threads(filler, backbone.input_size, threads or cores())
+    at_once = True
     try:
-        started = (decoder.begin(rows, pool) for rows in batches)
-        ahead = list(islice(started, 0 if backbone.device.type == "cpu" else AHEAD))
+        started = (feed.begin(rows) for rows in batches)
+        waiting = deque(islice(started, ahead))
         for rows in batches:
-            ahead += islice(started, 1)
-            images, failures = ahead.pop(0)
+            waiting += islice(started, 1)
+            finish = waiting.popleft()
             with watch.waiting("decode"):
-                found = [future.result() for future in failures]
+                images, found = finish()
             skipped = {place: error.reason for place, error in enumerate(found) if error is not None}
             if skipped and on_error == "stop":
                 raise next(error for error in found if error is not None)
             yield rows, images, skipped
+        at_once = False
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        feed.close(at_once=at_once)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Decoder:
-    """Fills batches with the images of a data set."""
+class Threads:
+    """Fills batches on threads of this process."""
 
-    dataset: ImageDataset
-    prepare: Preparation
-    input_size: tuple[int, int, int]
-    views: Views
-    which: tuple[int, ...]
-    """Numbers of the views to give."""
+    def __init__(self, filler: Filler, input_size: tuple[int, int, int], count: int) -> None:
+        self._filler, self._input_size = filler, input_size
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
 
-    def begin(self, rows: range, pool: ThreadPoolExecutor) -> tuple[Tensor, list[Future[UnreadableSampleError | None]]]:
-        """Return a batch (V, B, 3, H, W), and for each of its rows the future that fills it."""
-        images = torch.empty(len(self.which), len(rows), *self.input_size)
+    def begin(self, rows: range) -> Callable[[], Batch]:
+        """Let a new batch be filled; what is returned waits for it."""
+        images = torch.empty(len(self._filler.which), len(rows), *self._input_size)
         places = images.numpy().swapaxes(0, 1)
-        return images, [pool.submit(self._fill, row, place) for row, place in zip(rows, places, strict=True)]
+        futures = [self._pool.submit(self._filler, row, place) for row, place in zip(rows, places, strict=True)]
+        return lambda: (images, [future.result() for future in futures])
 
-    def _fill(self, row: int, places: Sequence[Place]) -> UnreadableSampleError | None:
-        try:
-            views = self.views.of(self.dataset.read(row), self.dataset.table.sample_id[row], self.which)
-            for view, place in zip(views, places, strict=True):
-                self.prepare(view, place)
-        except UnreadableSampleError as error:
-            for place in places:
-                place[...] = 0
-            return error
-        return None
+    def close(self, *, at_once: bool) -> None:
+        """End the threads, after the images that are begun: a thread cannot be ended from outside."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

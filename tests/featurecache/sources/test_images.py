@@ -20,7 +20,7 @@ from featurecache.errors import BackboneError, UnreadableSampleError
 from featurecache.progress import Stopwatch
 from featurecache.sources._pixels import InPlace, preparation
 from featurecache.sources.images import AHEAD, decoded, grid
-from tests.featurecache.datasets.pictures import pixels
+from tests.featurecache.sources.readers import Failing, picture
 
 SIDE = 32
 ODD = {"mean": (0.4815, 0.4578, 0.4082), "std": (0.2686, 0.2613, 0.2758)}
@@ -28,11 +28,6 @@ ODD = {"mean": (0.4815, 0.4578, 0.4082), "std": (0.2686, 0.2613, 0.2758)}
 
 def transform_of(**changes: object) -> Callable[[Image.Image], torch.Tensor]:
     return timm.data.create_transform(**{"input_size": (3, SIDE, SIDE), "is_training": False, **changes})
-
-
-def picture(seed: int = 0, size: tuple[int, int] = (50, 41), mode: str = "RGB") -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 40, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels(seed, size) + noise).convert(mode)
 
 
 def prepared(transform: Callable[[Image.Image], torch.Tensor], image: Image.Image) -> torch.Tensor:
@@ -68,21 +63,6 @@ def decode(data, batches, *, threads=3, on_error="stop", transform=None, device=
 
 def decoding_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
-
-
-class Failing:
-    """Reads rows, but those in `bad`; `slow` ones take their time to fail."""
-
-    def __init__(self, bad: set[int], slow: frozenset[int] = frozenset()) -> None:
-        self.bad, self.slow, self.read = bad, slow, []
-
-    def __call__(self, row: int) -> Image.Image:
-        self.read.append(row)
-        if row in self.slow:
-            time.sleep(0.1)
-        if row in self.bad:
-            raise UnreadableSampleError(f"{row}.jpg", f"truncated at {row}")
-        return picture(row)
 
 
 class Doubled(transforms.Normalize):

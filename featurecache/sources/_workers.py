@@ -1,0 +1,173 @@
+"""Worker processes that fill batches ahead of the model, in memory that they share with it.
+
+The memory is a ring of batches without a name in any folder, so nothing of it outlives the processes, however they end.
+They are spawned, not forked: a fork of a process with threads (torch's, a GPU's) can hang.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageFile
+from torch import Tensor
+
+from featurecache.errors import UnreadableSampleError, WorkerError
+from featurecache.sources._filler import Filler, packed
+
+LARGEST_PIECE = 8
+"""Rows that a worker takes at a time, at most: few enough that all workers end a batch together."""
+
+Ring = npt.NDArray[np.float32]
+"""(slots, V, B, 3, H, W)."""
+Found = list[UnreadableSampleError | None]
+
+
+class Workers:
+    """Fills batches of at most `batch` rows in `count` processes; at most `slots` batches may be under way."""
+
+    def __init__(self, filler: Filler, input_size: tuple[int, int, int], *, count: int, batch: int, slots: int) -> None:
+        shape = (slots, len(filler.which), batch, *input_size)
+        content = packed(filler)
+        context = multiprocessing.get_context("spawn")
+        memory: Any = context.RawArray(ctypes.c_float, int(np.prod(shape)))
+        sent: Any = context.RawArray(ctypes.c_char, len(content))
+        ctypes.memmove(sent, content, len(content))
+        self._ring: Ring = np.frombuffer(memory, np.float32).reshape(shape)
+        self._begun, self._piece = 0, max(1, min(LARGEST_PIECE, batch // count))
+        others = {process.pid for process in multiprocessing.active_children()}
+        self._pool = ProcessPoolExecutor(count, context, _enter, (sent, memory, shape, _limits()))
+        with _interrupts_held():  # what they inherit, so that Ctrl-C in a terminal is answered by this process alone
+            for _ in range(count):
+                self._pool.submit(os.getpid)
+        self._processes = [p for p in multiprocessing.active_children() if p.pid not in others]
+
+    def begin(self, rows: range) -> Callable[[], tuple[Tensor, Found]]:
+        """Let the next slot be filled; what is returned waits for it and gives a batch (V, B, 3, H, W) of its own memory.
+
+        Raises (what is returned):
+            WorkerError: a worker died, or cannot import what it needs.
+        """
+        slot = self._begun % len(self._ring)
+        self._begun += 1
+        pieces = [(first, rows[first : first + self._piece]) for first in range(0, len(rows), self._piece)]
+        try:
+            futures = [self._pool.submit(_fill, slot, first, piece) for first, piece in pieces]
+        except BrokenProcessPool:
+            raise self._died() from None
+        return lambda: self._finish(slot, len(rows), futures)
+
+    def _finish(self, slot: int, count: int, futures: Sequence[Future[Found]]) -> tuple[Tensor, Found]:
+        try:
+            found = [error for future in futures for error in future.result()]
+        except BrokenProcessPool:
+            raise self._died() from None
+        return torch.from_numpy(self._ring[slot, :, :count]).clone(), found
+
+    def close(self, *, at_once: bool) -> None:
+        """End the processes: when they have done what they began, or at once."""
+        if at_once:
+            for process in self._processes:
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _died(self) -> WorkerError:
+        self._pool.shutdown(wait=True)
+        ends = [process.exitcode for process in self._processes]
+        # the pool terminates those that are left when one has died
+        own = [end for end in ends if end not in (None, 0, -signal.SIGTERM)] or [-signal.SIGTERM]
+        return WorkerError(
+            f"a worker process that decodes images {_told(own[0])}. Rows that were committed stay, and the same command goes "
+            "on. Give fewer --workers or a smaller --batch-size if memory was short (the system's log says so), or "
+            "--workers 0, which decodes in threads. A script of one's own that asks for workers must do so below "
+            'if __name__ == "__main__".'
+        )
+
+
+def _told(end: int | None) -> str:
+    if end is not None and end < 0:
+        more = ", as the system does when memory is out" if -end in (signal.SIGKILL, signal.SIGBUS) else ""
+        return f"was killed by {signal.Signals(-end).name}{more}"
+    return f"ended with exit code {end}"
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _limits() -> tuple[int | None, bool]:
+    """Return what users set in Pillow, which a new process does not know."""
+    return Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@dataclass
+class _Inside:
+    """What a worker process holds."""
+
+    sent: Any
+    ring: Ring
+    filler: Filler | None = None
+
+
+_inside: list[_Inside] = []  # a pool can leave nothing with a process but in a global; one entry, in workers only
+
+
+def _enter(sent: Any, memory: Any, shape: tuple[int, ...], limits: tuple[int | None, bool]) -> None:
+    """Begin a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    sys.path.append(os.getcwd())  # where backbones of one's own are found, last, as in the process that loads them
+    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limits
+    _inside.append(_Inside(sent, np.frombuffer(memory, np.float32).reshape(shape)))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, killed perhaps: the pool's queue would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _fill(slot: int, first: int, rows: range) -> Found:
+    """Fill places `first` and on of a slot with the images of some rows; return why each cannot be, or None."""
+    inside = _inside[0]
+    if inside.filler is None:
+        inside.filler = _unpacked(inside.sent)
+    places = inside.ring[slot].swapaxes(0, 1)[first : first + len(rows)]
+    return [inside.filler(row, place) for row, place in zip(rows, places, strict=True)]
+
+
+def _unpacked(sent: Any) -> Filler:
+    try:
+        found: Filler = pickle.loads(memoryview(sent).cast("B"))
+    except Exception as error:  # importing runs whatever the modules hold
+        raise WorkerError(
+            f"a worker process cannot make the data set and the transform again ({type(error).__name__}: {error}). They must "
+            "be of functions and classes that a new process can import. Give --workers 0, which decodes in threads."
+        ) from None
+    return found
