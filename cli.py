@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "save_features:SaveFeaturesConfig",
         "Run a frozen backbone once; keep every layer's features.",
     ),
+    "plan": ("pipelines.plan:PlanConfig", "Say how many rows, bytes and minutes an extraction will take."),
     "logme": ("pipelines.rank:RankConfig", "Rank the layers of stores by how well they explain the labels."),
     "train-head": ("pipelines.train_head:TrainHeadConfig", "Train a light head on the features of a store."),
     "predict": ("pipelines.predict:PredictConfig", "Say what a trained run sees in images."),
@@ -160,10 +161,10 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def field_help(config: Any) -> dict[str, str]:
-    """Return field name -> the docstring that follows the field in the class."""
+    """Return field name -> the docstring that follows the field in the class, or in one that it extends."""
+    found: dict[str, str] = field_help(config.__base__) if dataclasses.is_dataclass(config.__base__) else {}
     body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
     assert isinstance(body, ast.ClassDef)
-    found: dict[str, str] = {}
     for field, text in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
             found[field.target.id] = inspect.cleandoc(str(ast.literal_eval(text.value)))

@@ -144,7 +144,9 @@ class ExtractionReport:
     was_finished: bool
     """Whether the store was finished before, so that nothing was computed."""
     seconds: float
-    waited: str
+    """From the first row to the last score."""
+    waited: Mapping[str, float]
+    """What was waited for (decode, model, write, scores) -> seconds."""
     scores: list[dict[str, Any]]
     rounding: Mapping[str, float] = field(default_factory=dict)
     """Array -> what the store's dtype took from the rows computed by this run, relative to their size."""
@@ -169,7 +171,8 @@ class ExtractionReport:
         if self.was_finished:
             yield f"{self.store} holds all of this already{more}: nothing to do"
         else:
-            yield f"{self.store}: {self.rows} rows, {computed} computed in {self.seconds:.1f} s {self.waited}".rstrip()
+            shares = " ".join(f"{what} {seconds / self.seconds:.0%}" for what, seconds in self.waited.items())
+            yield f"{self.store}: {self.rows} rows, {computed} computed in {self.seconds:.1f} s ({shares})"
             if more:
                 yield f"holds all that was asked for{more}"
         if self.added:
@@ -185,7 +188,7 @@ class ExtractionReport:
     def json(self) -> dict[str, Any]:
         """Return everything the tables say."""
         plain = {"store": str(self.store), "added": list(self.added), "beyond": list(self.beyond)}
-        names = ("rows", "kept", "recomputed", "skipped", "was_finished", "seconds", "scores", "rounding")
+        names = ("rows", "kept", "recomputed", "skipped", "was_finished", "seconds", "waited", "scores", "rounding")
         return {**plain, **{name: getattr(self, name) for name in names}}
 
 
@@ -301,7 +304,7 @@ def save_features(
         skipped=int((store.status() != "ok").sum()),
         was_finished=was_finished,
         seconds=watch.elapsed,
-        waited=f"({watch})" if kept < rows else "",
+        waited=dict(watch.seconds),
         scores=scores,
         rounding=rounding.relative(),
     )

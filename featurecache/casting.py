@@ -56,11 +56,11 @@ def stored_form(
     """
     seen = Rounding() if rounding is None else rounding
     cast = {
-        spec.name: np.stack([_cast(v[spec.name], spec, ids, skipped, seen) for v in outputs if spec.name in v], 1)
-        for spec in arrays
+        spec.name: [_cast(v[spec.name], spec, ids, skipped, seen) for v in outputs if spec.name in v] for spec in arrays
     }
     seen.rows += len(ids)
-    return cast
+    # a single view is not copied once more: every token of every layer is a megabyte a row
+    return {name: np.stack(views, 1) if len(views) > 1 else views[0][:, None] for name, views in cast.items()}
 
 
 def _cast(
@@ -71,16 +71,38 @@ def _cast(
         values = values.clone()
         values[list(skipped)] = 0
     cast = values.to(TORCH_DTYPES[spec.dtype])
-    _check_finite(values, cast, spec, ids)
     rounding.add(spec.name, *_checked_error(values, cast, spec, ids))
     bits = cast.view(torch.uint16) if spec.dtype == "bfloat16" else cast
     return bits.cpu().numpy()
 
 
-def _check_finite(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequence[str]) -> None:
-    if torch.isfinite(cast).all():
+def _checked_error(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequence[str]) -> tuple[float, float]:
+    """Return the norm of what the dtype takes from a batch, and that of the batch.
+
+    One pass over the difference says that every value is finite: a single one that is not, makes the norm so too.
+    """
+    error = float((cast.float() if cast is not values else cast.clone()).sub_(values).norm())
+    if not math.isfinite(error):
+        _refuse_infinite(values, cast, spec, ids)
+        values, cast = values.double(), cast.double()  # only the squares are too large
+        error = float((values - cast).norm())
+    if spec.dtype == "float32":
+        return 0.0, 0.0
+    size = float(values.norm())
+    if error > WORST_ERROR[spec.dtype] * size:
+        raise FeatureValueError(
+            f"{spec.name} loses {error / size:.1e} of its size as {spec.dtype} in the batch from {ids[0]!r} "
+            f"(at most {WORST_ERROR[spec.dtype]:.0e} is accepted). Give --dtype float32."
+        )
+    return error, size
+
+
+def _refuse_infinite(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequence[str]) -> None:
+    """Raise for the first sample with a value that is not finite; do nothing where there is none."""
+    found = (~torch.isfinite(cast.flatten(1))).any(1).nonzero()
+    if not len(found):
         return
-    place = int((~torch.isfinite(cast.flatten(1))).any(1).nonzero()[0])
+    place = int(found[0])
     seen = values.flatten(1)[place]
     if not torch.isfinite(seen).all():
         raise FeatureValueError(
@@ -91,19 +113,6 @@ def _check_finite(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequence[s
         f"{spec.name} of {ids[place]!r} reaches {float(seen.abs().max()):.3g}, which {spec.dtype} cannot hold. "
         "Give --dtype bfloat16 or --dtype float32."
     )
-
-
-def _checked_error(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequence[str]) -> tuple[float, float]:
-    """Return the norm of what the dtype takes from a batch, and that of the batch."""
-    if spec.dtype == "float32":
-        return 0.0, 0.0
-    error, size = float((values - cast.float()).norm()), float(values.norm())
-    if error > WORST_ERROR[spec.dtype] * size:
-        raise FeatureValueError(
-            f"{spec.name} loses {error / size:.1e} of its size as {spec.dtype} in the batch from {ids[0]!r} "
-            f"(at most {WORST_ERROR[spec.dtype]:.0e} is accepted). Give --dtype float32."
-        )
-    return error, size
 
 
 def as_numbers(stored: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import logme
 from featurecache.casting import as_numbers
 from featurecache.features import ArraySpec, parse_layer_array
 from featurecache.files import json_bytes, write_atomic
-from featurecache.stores import FeatureStore
+from featurecache.stores import FeatureStore, digests
 
 log = logging.getLogger("featurecache")
+
+VERSION = 1
+"""Of the formulas: raise it when one of them would give another number; kept scores of another version are made again."""
 
 
 def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
@@ -27,24 +31,53 @@ def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
     score is first asked for, and its score is kept beside it; an array is a vector array when one row is (D,): the
     embedding and each layer's cls and mean.
     """
-    path = store.notes / "scores" / "logme.json"
-    kept = {score["array"]: score for score in json.loads(path.read_text())} if path.exists() else {}
+    kept = KeptScores(store, "logme")
     arrays = [spec for spec in store.header.arrays if len(spec.tail) == 1 and spec.name != "logits"]
-    fresh = [spec for spec in arrays if spec.name not in kept]
+    fresh = [spec for spec in arrays if spec.name not in kept.entries]
     rows = scored_rows(store) if fresh else np.empty(0, np.int64)
     if len(rows) and len(np.unique(np.asarray(store.table().target)[rows], axis=0)) > 1:
-        kept |= {spec.name: score_array(store, spec, rows) for spec in fresh}
-        keep_scores(path, [kept[spec.name] for spec in arrays])
-    return [kept[spec.name] for spec in arrays if spec.name in kept]
+        kept.add(score_array(store, spec, rows) for spec in fresh)
+    return [kept.entries[spec.name] for spec in arrays if spec.name in kept.entries]
 
 
-def keep_scores(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Write scores beside the features; where nothing can be written, say so, for the scores themselves are there."""
+class KeptScores:
+    """The scores of one metric that are kept beside a store, as far as they are of the rows that it holds now."""
+
+    def __init__(self, store: FeatureStore, metric: str) -> None:
+        self.path = store.notes / "scores" / f"{metric}.json"
+        self._digests = digests(store)
+        read = read_scores(self.path) or {}
+        self.entries: dict[str, dict[str, Any]] = {
+            entry["array"]: entry
+            for entry in read.get("scores", ())
+            if read["version"] == VERSION and read["of"].get(entry["array"]) == self._digests.get(entry["array"])
+        }
+        """Array -> what is kept of its score, in the order of the store."""
+
+    def add(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Keep more; where nothing can be written, say so, for the scores themselves are there."""
+        self.entries |= {entry["array"]: entry for entry in entries}
+        self.entries = {name: self.entries[name] for name in self._digests if name in self.entries}
+        of = {name: self._digests[name] for name in self.entries}
+        content = {"version": VERSION, "of": of, "scores": list(self.entries.values())}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.path, json_bytes({"crc32": _checksum(content), **content}))
+        except OSError as error:
+            log.warning("scores are not kept in %s: %s", self.path, error.strerror or error)
+
+
+def read_scores(path: Path) -> dict[str, Any] | None:
+    """Return what a file of scores holds; None where there is none, or where it is not as it was written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json_bytes(entries))
-    except OSError as error:
-        log.warning("scores are not kept in %s: %s", path, error.strerror or error)
+        found = json.loads(path.read_bytes())
+        return found if found.pop("crc32") == _checksum(found) else None
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return None
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
 def scored_rows(store: FeatureStore) -> npt.NDArray[np.int64]:

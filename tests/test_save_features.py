@@ -128,7 +128,7 @@ def test_scores_equal_those_of_the_whole_matrix_at_once(finished):
     train = np.asarray(store.table().split) == "train"
     targets = np.asarray(store.table().target)[train]
 
-    scores = json.loads((finished / "scores/logme.json").read_text())
+    scores = json.loads((finished / "scores/logme.json").read_text())["scores"]
 
     assert [score["array"] for score in scores] == [s.name for s in store.header.arrays if s.name != "logits"]
     for score in scores:

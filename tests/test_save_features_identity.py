@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from torch import Tensor
 
 from featurecache.errors import FeatureCacheError, StoreMismatchError, UnreadableSampleError
+from featurecache.provenance import PROVENANCE, note, provenance
 from save_features import run
 from tests.extraction_samples import BATCH, Forwards, lasting, pictures, settings
 
@@ -177,9 +177,10 @@ def interrupted(folder: Path, out: Path, forwards: Forwards) -> Any:
 
 def pretend_older(store: Path, library: str, version: str) -> None:
     """Let provenance say that another version of a library wrote the store."""
-    line = json.loads((store / "provenance.jsonl").read_text().splitlines()[0])
+    line = provenance(store)[0]
     line["environment"]["versions"][library] = version
-    (store / "provenance.jsonl").write_text(json.dumps(line) + "\n")
+    (store / PROVENANCE).unlink()
+    note(store, line)
 
 
 def spoiled(scale: float) -> Callable[[dict[str, Tensor], int], None]:

@@ -1,7 +1,8 @@
 """Features on disk: chunked, checksummed, real only when committed.
 
-A file of this room is one format; it names its `SUFFIXES` and answers `create`, `open`, `exists` and `copy`. The contract has one form for
-start, resume, repair and extension: ask what is `missing`, `write` it, `commit`; rows are real only from then on.
+A file of this room is one format; it names its `SUFFIXES` and answers `create`, `open`, `exists`, `copy` and `planned`. The
+contract has one form for start, resume, repair and extension: ask what is `missing`, `write` it, `commit`; rows are real only
+from then on.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 __all__ = [
-    "STORES", "ClassValues", "FeatureStore", "Gap", "WriteBehind", "copy_store", "create_store", "explained", "format_of", "gaps", "lacking", "open_store",
-    "progress", "same_store", "store_exists", "united",
+    "STORES", "ClassValues", "FeatureStore", "Gap", "WriteBehind", "copy_store", "create_store", "digests", "explained", "format_of",
+    "gaps", "lacking", "open_store", "planned_bytes", "progress", "same_store", "store_exists", "united",
 ]  # fmt: skip
 
 STORES = Registry("store format", "featurecache.stores")
@@ -153,6 +154,18 @@ def copy_store(source: FeatureStore, path: Path) -> None:
 def same_store(one: Any, other: Any) -> bool:
     """Return whether two finished stores tell of the same content: equal headers, ledgers and checksums."""
     return bool(one.journal() == other.journal())
+
+
+def planned_bytes(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> dict[str, int]:
+    """Return array -> bytes of its files, once a store with this header is finished at `path`; the rest in one entry."""
+    planned: dict[str, int] = format_of(path).planned(header, table, chunk_multiple)
+    return planned
+
+
+def digests(store: Any) -> dict[str, str]:
+    """Return array -> what changes whenever its committed rows, or what is known of the rows, would; in the store's order."""
+    journal = store.journal()
+    return {spec.name: journal.digest(spec.name) for spec in store.header.arrays}
 
 
 def format_of(path: Path) -> Any:

@@ -24,11 +24,13 @@ from featurecache.stores._copying import Copied, Journal, copy_notes, replacing,
 from featurecache.stores._creation import LEDGER, create_files
 from featurecache.stores._explaining import explained
 from featurecache.stores._hdf5_file import Hdf5File, assemble, notes_of
+from featurecache.stores._planning import in_one_piece
 from featurecache.stores._side import clear, locked, refuse_remains, remove_empty, side_of
 from featurecache.stores._writer import Lock
 from featurecache.stores.zarr import ZarrStore
 
 SUFFIXES = (".h5", ".hdf5")
+planned = in_one_piece
 
 
 def exists(path: Path) -> bool:

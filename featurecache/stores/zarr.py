@@ -29,10 +29,12 @@ from featurecache.stores._copying import Copied, Journal, check_copy, copy_notes
 from featurecache.stores._creation import LEDGER, ROOT, checked, create_files, extend_files, settle, snapshot
 from featurecache.stores._explaining import explained
 from featurecache.stores._layout import TABLE_COLUMNS, status_files
+from featurecache.stores._planning import in_chunks
 from featurecache.stores._reading import StoredRows
 from featurecache.stores._writer import LOCK, Lock, Writer, acquire
 
 SUFFIXES = (".zarr",)
+planned = in_chunks
 
 
 def create(

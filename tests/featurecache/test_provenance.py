@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featurecache.provenance import PROVENANCE, note, provenance
+import pytest
+
+from featurecache.provenance import PROVENANCE, damaged_lines, note, provenance
 
 
 def test_lines_come_back_in_the_order_they_were_noted(tmp_path):
@@ -24,6 +26,19 @@ def test_a_torn_last_line_is_left_out(tmp_path):
         file.write('{"device": "cu')
 
     assert provenance(tmp_path) == [{"device": "cpu"}]
+    assert damaged_lines(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", [0, 3, 14, 21, 30])
+def test_a_changed_line_is_left_out_and_found(tmp_path, place):
+    for device in ("cpu", "cuda"):
+        note(tmp_path, {"device": device})
+    content = bytearray((tmp_path / PROVENANCE).read_bytes())
+    content[place] ^= 1
+    (tmp_path / PROVENANCE).write_bytes(content)
+
+    assert provenance(tmp_path) == [{"device": "cuda"}]
+    assert damaged_lines(tmp_path) == [1]
 
 
 def test_a_line_after_a_torn_one_is_read(tmp_path):

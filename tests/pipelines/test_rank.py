@@ -10,6 +10,7 @@ from scipy.stats import weightedtau
 
 import logme
 from featurecache.errors import ConfigError, RunError, StoreContentsError, UnknownNameError
+from featurecache.scoring import KeptScores
 from featurecache.stores import open_store
 from pipelines._rows import labelled_rows
 from pipelines.rank import RankConfig, run
@@ -60,16 +61,43 @@ def test_layers_and_tokens_are_named(tmp_path):
 def test_scores_are_kept_and_read_again(tmp_path):
     path = made_store(tmp_path / "x.zarr")
     first = run(RankConfig(stores=(path,))).json()
-    kept = path / "scores" / "logme.json"
-    marked = [
-        {**entry, "score": 7.0} if entry["array"] == "embedding" else entry for entry in json.loads(kept.read_text())
-    ]
-    kept.write_text(json.dumps(marked))
+    kept = KeptScores(open_store(path), "logme")
+    kept.add([{**kept.entries["embedding"], "score": 7.0}])
 
     again = run(RankConfig(stores=(path,))).json()
 
     assert again[0]["array"] == "embedding" and again[0]["score"] == 7.0
     assert [e for e in again if e["array"] != "embedding"] == [e for e in first if e["array"] != "embedding"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace('"rows": ', '"rows": 1'),
+        lambda text: text.replace('"version": 1', '"version": 0'),
+        lambda text: text[:-9],
+        lambda text: "[]",
+    ],
+    ids=["changed", "other formula", "cut off", "something else"],
+)
+def test_kept_scores_that_are_not_as_they_were_written_are_made_again(tmp_path, spoil):
+    path = made_store(tmp_path / "x.zarr")
+    first = run(RankConfig(stores=(path,))).json()
+    kept = path / "scores" / "logme.json"
+    content = kept.read_text()
+    kept.write_text(spoil(content))
+
+    assert run(RankConfig(stores=(path,))).json() == first
+    assert kept.read_text() == content
+
+
+def test_scores_of_other_rows_are_made_again(tmp_path):
+    path, other = made_store(tmp_path / "x.zarr"), made_store(tmp_path / "y.zarr", skipped=(0,))
+    first = run(RankConfig(stores=(path,))).json()
+    run(RankConfig(stores=(other,)))
+    (path / "scores" / "logme.json").write_bytes((other / "scores" / "logme.json").read_bytes())
+
+    assert run(RankConfig(stores=(path,))).json() == first
 
 
 def test_the_table_says_what_the_numbers_are(tmp_path):

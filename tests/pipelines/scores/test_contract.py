@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from featurecache import scoring
+from featurecache.scoring import KeptScores
 from featurecache.stores import open_store
 from pipelines.scores import SCORES, Rows, _rows, refusal, scores_of
 from tests.pipelines.scores.samples import clusters, score_of
@@ -52,13 +53,13 @@ class TestEveryScore:
         monkeypatch.setattr(store, "read", lambda *_: pytest.fail("features are read again"))
 
         assert scores_of(store, [name]) == first
-        kept = json.loads((store.path / "scores" / f"{name}.json").read_text())
+        kept = json.loads((store.path / "scores" / f"{name}.json").read_text())["scores"]
         assert sorted(kept, key=str) == sorted(first[name], key=str)
 
     def test_only_arrays_without_a_score_are_scored(self, store, name):
-        first, kept = scores_of(store, [name])[name], store.path / "scores" / f"{name}.json"
+        first, kept = scores_of(store, [name])[name], KeptScores(store, name)
         marked = [{**entry, "score": 7.0} for entry in first[1:]]
-        kept.write_text(json.dumps(marked))
+        kept.add(marked)
 
         again = scores_of(store, [name])[name]
 

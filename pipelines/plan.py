@@ -1,0 +1,255 @@
+"""The verb `plan`: what an extraction will take, before it runs: rows, bytes of every array, minutes, memory of the scores.
+
+Minutes come from a short extraction of the very kind, into a store beside the one that is planned, of batches from all over
+the data set: first one batch, then as many as fit the time that it may take. What both have in common is counted once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL.Image import Image
+
+import logme
+from featurecache.backbones import Backbone, load_backbone
+from featurecache.checks import check
+from featurecache.datasets import ImageDataset, RowTable, open_dataset
+from featurecache.features import Header
+from featurecache.prompting import templates_asked
+from featurecache.reports import Table
+from featurecache.requests import header_of, requested
+from featurecache.sources.images import grid
+from featurecache.stores import create_store, lacking, open_store, planned_bytes, store_exists, united
+from featurecache.views import Views
+from save_features import SaveFeaturesConfig, backbone_options, save_features
+
+SCORED_ROWS = 2048
+"""Rows over which the time of a score is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(SaveFeaturesConfig):
+    """Say how many rows and bytes an extraction will make and how many minutes it will take; takes the same options."""
+
+    out: Path = Path("features.zarr")
+    """Store that would be written; the suffix names the format (.zarr, .h5), the folder the disk."""
+    probe_seconds: float = 15.0
+    """Seconds that the trial may take."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check((self.probe_seconds > 0, f"probe_seconds must be positive, got {self.probe_seconds}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What an extraction will take."""
+
+    out: Path
+    rows: int
+    rows_left: int
+    """Rows that no run has computed yet."""
+    arrays: Mapping[str, int]
+    """Array -> bytes of its files; the row table and metadata in one entry."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Array -> shape of one row of one view."""
+    seconds: Mapping[str, float]
+    """start (model and list of images), features, scores -> seconds."""
+    rows_per_second: float
+    scores_bytes: int
+    """Memory that scoring takes, besides that of the extraction."""
+    free_bytes: int
+    """Free on the disk of the store."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the finished store."""
+        return sum(self.arrays.values())
+
+    @property
+    def minutes(self) -> float:
+        """Minutes from the start of the command to its end, without the seconds in which Python starts."""
+        return sum(self.seconds.values()) / 60
+
+    def tables(self) -> list[Table]:
+        """Return the arrays with their bytes, and what the whole takes."""
+        shapes = {name: "x".join(map(str, shape)) for name, shape in self.shapes.items()}
+        rows = [(name, shapes.get(name, ""), _in_words(size)) for name, size in self.arrays.items()]
+        return [Table(f"{self.out} when it is finished", ("array", "a row", "size"), rows, tuple(self._notes()))]
+
+    def _notes(self) -> list[str]:
+        left = "" if self.rows_left == self.rows else f", {self.rows_left} of them still to compute"
+        parts = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in self.seconds.items())
+        notes = [
+            f"{self.rows} rows{left}; {_in_words(self.total_bytes)}, with {_in_words(self.free_bytes)} free there",
+            f"{self.minutes:.1f} minutes at {self.rows_per_second:.1f} rows/s ({parts})",
+            f"scores take {_in_words(self.scores_bytes)} of memory",
+        ]
+        if self.total_bytes > self.free_bytes:
+            notes.append("It does not fit: make room, name another --out, or keep fewer layers or tokens.")
+        return notes
+
+    def json(self) -> dict[str, Any]:
+        """Return everything the table says, in bytes and seconds."""
+        plain = {**dataclasses.asdict(self), "out": str(self.out)}
+        return {**plain, "total_bytes": self.total_bytes, "minutes": self.minutes}
+
+
+def run(config: PlanConfig) -> Plan:
+    """Build the model, list the images, try some batches, and reckon from that."""
+    started = time.perf_counter()
+    dataset = open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
+    backbone = load_backbone(config.backbone, backbone_options(config))
+    request = requested(backbone, config.layers, config.tokens, logits=config.logits)
+    views = Views(config.views, config.augment, config.seed)
+    wanted = header_of(
+        backbone, dataset, request, dtype=config.dtype, batch_size=config.batch_size, views=views,
+        prompts=templates_asked(backbone, dataset, config.prompts, None),
+    )  # fmt: skip
+    starting = time.perf_counter() - started
+    whole, lacked, left = _left(config.out, wanted)
+    fixed, rate = _tried(backbone, dataset, lacked, config) if left else (0.0, 0.0)
+    return Plan(
+        out=config.out,
+        rows=whole.rows,
+        rows_left=left,
+        arrays=planned_bytes(config.out, whole, dataset.table, chunk_multiple=config.batch_size),
+        shapes={spec.name: spec.tail for spec in (*whole.arrays, *whole.constants)},
+        seconds={
+            "start": starting,
+            "features": fixed + left / rate if left else 0.0,
+            "scores": _scoring_seconds(lacked, dataset) if left else 0.0,
+        },
+        rows_per_second=rate,
+        scores_bytes=_scores_bytes(whole),
+        free_bytes=shutil.disk_usage(_standing(config.out)).free,
+    )
+
+
+def _left(out: Path, wanted: Header) -> tuple[Header, Header, int]:
+    """Return the header of the finished store, that of the rows still to be computed, and how many these are.
+
+    Raises:
+        StoreMismatchError: a store of other features is there.
+    """
+    rows_alone = dataclasses.replace(wanted, constants=(), prompts=())
+    if not store_exists(out):
+        return wanted, rows_alone, wanted.rows
+    store = open_store(out)
+    try:
+        absent = lacking(out, store.header, wanted)
+        arrays = tuple(spec for spec in wanted.arrays if spec.name in absent)
+        by_rows = bool(arrays) or wanted.views > store.header.views
+        if not arrays or not store.finished or wanted.views > store.header.views:
+            arrays = wanted.arrays
+        left = wanted.rows if by_rows else sum(map(len, store.missing()))
+        return united(store.header, wanted), dataclasses.replace(rows_alone, arrays=arrays), left
+    finally:
+        store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Reads some samples of a data set as if they were all."""
+
+    read: Callable[[int], Image]
+    rows: Sequence[int]
+
+    def __call__(self, row: int) -> Image:
+        """Return what lies at the place `row` of those that were picked."""
+        return self.read(self.rows[row])
+
+
+def _picked(dataset: ImageDataset, rows: Sequence[int]) -> ImageDataset:
+    """Return those rows as a data set of their own, of no split, so that nothing is scored."""
+    table = dataset.table
+    columns = {name: [getattr(table, name)[row] for row in rows] for name in ("sample_id", "domain", "group")}
+    part = RowTable(**columns, split=[""] * len(rows), target=np.asarray(table.target)[list(rows)])
+    return dataclasses.replace(dataset, table=part, read=Picked(dataset.read, rows))
+
+
+def _tried(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: PlanConfig) -> tuple[float, float]:
+    """Return (seconds that every extraction takes, rows a second)."""
+    batches = list(grid(range(len(dataset)), config.batch_size))
+
+    def seconds(count: int) -> float:
+        places = np.unique(np.linspace(0, len(batches) - 1, count).round().astype(int))
+        rows = [row for place in places for row in batches[place]]
+        return _extraction(backbone, _picked(dataset, rows), dataclasses.replace(wanted, rows=len(rows)), config)
+
+    seconds(1)  # threads and allocators begin
+    one = seconds(1)
+    count = min(len(batches), max(2, int(config.probe_seconds / one)))
+    if count == 1:
+        return 0.0, len(dataset) / one
+    many = seconds(count)
+    each = max((many - one) / (count - 1), many / count / 2)
+    return max(many - count * each, 0.0), config.batch_size / each
+
+
+def _extraction(backbone: Backbone, dataset: ImageDataset, header: Header, config: PlanConfig) -> float:
+    """Return the seconds of a whole extraction but its scores, into a store that is removed again."""
+    with tempfile.TemporaryDirectory(dir=_standing(config.out), prefix=".featurecache-plan-") as folder:
+        trial = dataclasses.replace(config, out=Path(folder, config.out.name), on_error="skip", quiet=True)
+        started = time.perf_counter()
+        store = create_store(trial.out, header, dataset.table, chunk_multiple=config.batch_size)
+        try:
+            save_features(backbone, dataset, store, trial)
+        finally:
+            store.close()
+        return time.perf_counter() - started
+
+
+def _standing(path: Path) -> Path:
+    """Return the folder that `path` would be made in, or the nearest above it that is there."""
+    return next(folder for folder in path.absolute().parents if folder.is_dir())
+
+
+def _scoring_seconds(header: Header, dataset: ImageDataset) -> float:
+    """Return about the seconds in which every vector array is scored, measured on random features of each width."""
+    counted = sum(split == "train" for split in dataset.table.split)
+    if not counted:
+        return 0.0
+    widths = [spec.tail[0] for spec in header.arrays if len(spec.tail) == 1 and spec.name != "logits"]
+    total = 0.0
+    for width in set(widths):
+        moments = logme.Moments(width, len(header.class_names), task=header.task)
+        values, targets = _random_rows(header, width)
+        started = time.perf_counter()
+        moments.update(values, targets)
+        updated = time.perf_counter()
+        logme.LogME(task=header.task).fit_moments(moments)
+        fitted = time.perf_counter()
+        total += widths.count(width) * ((updated - started) * counted / SCORED_ROWS + fitted - updated)
+    return total
+
+
+def _random_rows(header: Header, width: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    random, count = np.random.default_rng(0), len(header.class_names)
+    features = random.standard_normal((SCORED_ROWS, width), np.float32)
+    if header.task == "classification":
+        return features, np.arange(SCORED_ROWS) % count
+    values = random.standard_normal((SCORED_ROWS, count), np.float32)
+    return features, (values > 0).astype(np.uint8) if header.task == "multilabel" else values
+
+
+def _scores_bytes(header: Header) -> int:
+    """Return the bytes of the moments of the widest array in float64, and of their eigenvectors beside them."""
+    width = max((spec.tail[0] for spec in header.arrays if len(spec.tail) == 1), default=0)
+    return 8 * (3 * width**2 + width * max(len(header.class_names), 1))
+
+
+def _in_words(size: int) -> str:
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} bytes"
