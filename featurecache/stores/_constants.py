@@ -43,6 +43,11 @@ class Cut:
         """Shape of what a file holds."""
         return (*self.spec.tail[:CLASSES], self.classes, *self.spec.tail[CLASSES + 1 :])
 
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of a file."""
+        return int(np.prod(self.chunk, dtype=np.int64)) * self.spec.storage_dtype.itemsize
+
     def pieces(self) -> Iterator[tuple[str, range]]:
         """Yield (path below the store, classes in it) of every file."""
         count = self.spec.tail[CLASSES]

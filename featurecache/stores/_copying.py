@@ -25,8 +25,8 @@ from featurecache.errors import StoreDamagedError, StoreError
 from featurecache.features import FORMAT_VERSION, ArraySpec, Header
 from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
-from featurecache.stores._chunks import ChunkWriter, chunk_key
-from featurecache.stores._constants import Piece
+from featurecache.stores._chunks import ChunkWriter, chunk_key, view_of
+from featurecache.stores._constants import ROOM, Piece
 from featurecache.stores._creation import LEDGER, ROOT, remove_leftovers, temporary_name, write_durably
 from featurecache.stores._layout import TABLE_COLUMNS, empty_store, status_files
 
@@ -50,11 +50,11 @@ class Journal:
         return _ledger.Committed.replay(_ledger.good_records(self.ledger.splitlines(keepends=True))[0])
 
     def digest(self, array: str) -> str:
-        """Return what changes whenever the clean view of an array's committed rows, the row table or the skipped rows do."""
+        """Return what changes whenever the committed clean rows of an array, the row table or the skipped rows do."""
         state = self.state()
-        clean = [item for item in state.chunks.get(array, {}).items() if item[0].split("/")[2] == "0"]
-        table = [item for item in state.files.items() if Path(item[0]).parts[0] in TABLE_COLUMNS]
-        seen = [sorted(clean), sorted(table), sorted(state.skipped.items())]
+        table = {n: crc for n, crc in state.files.items() if Path(n).name != ROOT and not n.startswith(f"{ROOM}/")}
+        clean = {key: known for key, known in state.chunks.get(array, {}).items() if view_of(key) == 0}
+        seen = [sorted(clean.items()), sorted(table.items()), sorted(state.skipped.items())]
         return f"{zlib.crc32(json.dumps(seen).encode()):08x}"
 
     def chunk(self, array: str) -> tuple[int, ...]:

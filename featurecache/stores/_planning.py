@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from featurecache.features import Header
@@ -21,9 +20,8 @@ def in_chunks(header: Header, table: RowTable, chunk_multiple: int) -> dict[str,
     chunk = {spec.name: chunk_rows(spec, header.rows, chunk_multiple) for spec in header.arrays}
     padded = {name: -(-header.rows // rows) * rows for name, rows in chunk.items()}
     arrays = {spec.name: padded[spec.name] * header.views * spec.row_bytes for spec in header.arrays}
-    for cut in cuts(header):
-        arrays[cut.spec.name] = len(list(cut.pieces())) * math.prod(cut.chunk) * cut.spec.storage_dtype.itemsize
-    return {**arrays, REST: _rest(header, table)}
+    constants = {cut.spec.name: len(list(cut.pieces())) * cut.file_bytes for cut in cuts(header)}
+    return {**arrays, **constants, REST: _rest(header, table)}
 
 
 def in_one_piece(header: Header, table: RowTable, chunk_multiple: int) -> dict[str, int]:
