@@ -20,6 +20,7 @@ from featurecache.checks import check
 from featurecache.features import FeatureBatch, Task
 from featurecache.metrics import primary, score
 from featurecache.progress import Bar, Stopwatch
+from featurecache.seeding import seed_of
 from featurecache.sources import FeatureSource, Order
 from pipelines._optimizers import Rule, optimizer_of
 from pipelines.objectives import Objective
@@ -146,7 +147,8 @@ def _train(
         for epoch in range(1, recipe.epochs + 1):
             stack.train(True)
             total = torch.zeros(len(members), device=recipe.device)
-            for batch in train.batches(recipe.batch_size, order=recipe.order, seed=recipe.data_seed + epoch - 1):
+            order_seed = seed_of("epoch", recipe.data_seed, epoch)
+            for batch in train.batches(recipe.batch_size, order=recipe.order, seed=order_seed):
                 batch = on_device(batch, recipe.device)
                 losses = compute(stack(batch.arrays), batch)
                 optimizer.zero_grad(set_to_none=True)

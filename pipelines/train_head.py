@@ -31,6 +31,9 @@ from pipelines._optimizers import Rule
 from pipelines._rows import class_weights, labelled_rows, trainable
 from pipelines.objectives.cross_entropy import build as cross_entropy
 
+LEAST_EPOCHS, LEAST_STEPS = 50, 1000
+"""Of a training whose length nobody said: few rows make few steps an epoch, and a head that is far from its optimum."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainHeadConfig:
@@ -48,8 +51,8 @@ class TrainHeadConfig:
     """Kinds of token joined by +, of those in the store; auto is cls, else mean."""
     head_option: Mapping[str, Any] = field(default_factory=dict)
     """Option of the head k=v, e.g. start=published; may be given several times."""
-    epochs: int = 50
-    """Passes over the training rows."""
+    epochs: int | None = None
+    """Passes over the training rows; default: as many as make 1000 steps, but at least 50."""
     lr: float | None = None
     """Learning rate at the start; default: the head's own."""
     weight_decay: float = 0.01
@@ -83,7 +86,7 @@ class TrainHeadConfig:
 
     def __post_init__(self) -> None:
         check(
-            (self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
+            (self.epochs is None or self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
             (self.lr is None or 0 < self.lr < math.inf, f"lr must be positive and finite, got {self.lr}"),
             (
                 0 <= self.weight_decay < math.inf,
@@ -152,6 +155,9 @@ def run(config: TrainHeadConfig) -> TrainReport:
         device=str(resolve_device(config.device)),
     )
     plan = planned(store, config)
+    if config.epochs is None:
+        steps = math.ceil(len(plan.sources["train"]) / config.batch_size)
+        config = replace(config, epochs=max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps)))
     asked = {name: value for name, value in asdict(config).items() if name not in ("out", "quiet", "layers", "tokens")}
     wanted = {
         **asked, "store": str(config.store), "arrays": list(plan.spec.shapes), "combine": plan.spec.combine,
@@ -248,6 +254,7 @@ def _origin(store: FeatureStore, arrays: list[str]) -> dict[str, Any]:
 
 def _recipe(config: TrainHeadConfig, train: CachedSource) -> Recipe:
     order: Order = config.order if config.order != "auto" else ("shuffled" if train.fits_memory() else "blocks")
+    assert config.epochs is not None, "resolved by run"
     return Recipe(
         epochs=config.epochs, batch_size=config.batch_size, optimizer=config.optimizer, momentum=config.momentum,
         schedule=config.schedule, order=order, data_seed=config.data_seed, device=config.device, quiet=config.quiet,
