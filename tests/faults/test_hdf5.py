@@ -18,6 +18,7 @@ import pytest
 from featurecache.errors import StoreError
 from featurecache.stores import create_store, lacking, open_store, store_exists, united
 from tests.faults import test_crash_points as crashes
+from tests.faults.extent import ALL, sampled
 from tests.faults.test_crash_points import BATCH, ROWS, check_readable, complete, counted, narrow, said, wide
 from tests.featurecache.stores.contract import files, table
 
@@ -91,7 +92,7 @@ def test_whatever_step_is_the_last_the_end_is_the_same_file(written, tmp_path, m
     assert count > 100
 
     met: set[int] = set()
-    for last in range(1, count + 1):
+    for last in sampled(range(1, count + 1), 30):
         place = tmp_path / str(last)
         path = place / "x.h5"
         shutil.copytree(written, place / "x.h5.zarr")
@@ -103,7 +104,7 @@ def test_whatever_step_is_the_last_the_end_is_the_same_file(written, tmp_path, m
             assert files(path) == whole, f"killed at step {last}"
             assert [left.name for left in place.iterdir()] == ["x.h5"]
         met.add(state)
-    assert len(met) > 60
+    assert len(met) > (60 if ALL else 15)
 
 
 def test_no_room_for_the_file_leaves_the_zarr_side_whole_and_no_broken_file(tmp_path):
