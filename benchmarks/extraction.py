@@ -12,6 +12,8 @@ Everything runs on one model with random weights and the same images, in turns:
   100 classes, against the embedding alone without scores. Held against: at least 0.95 of its speed.
 - **scores**: LogME of the embedding and of every layer, against the extraction without it. Held against: at most 1.05 times
   the time.
+- **tokens**: every token of every layer, against the smallest of what the model (with decoding, as above) and the disk
+  allow, where the disk writes the same bytes in one file and syncs it. Held against: at least 0.9.
 - **memory**: the most that extraction and scoring add to a fresh process, by a tiny model, against a tenth of the images.
   Held against: at most 1.1 times. Pages of mapped files are the kernel's, which takes them back at need: not counted.
 
@@ -61,7 +63,7 @@ from featurecache.stores import create_store, open_store
 from featurecache.views import Views
 from save_features import SaveFeaturesConfig, backbone_options
 
-SPEED_LIMIT, LAYERS_LIMIT, SCORES_LIMIT, MEMORY_LIMIT = 0.95, 0.95, 1.05, 1.1
+SPEED_LIMIT, LAYERS_LIMIT, SCORES_LIMIT, TOKENS_LIMIT, MEMORY_LIMIT = 0.95, 0.95, 1.05, 0.9, 1.1
 REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_BATCH = 8
 """Images of a batch where memory is measured: also a tenth of the images are batches enough for allocators to settle."""
@@ -186,6 +188,38 @@ def measure_layers(bench: Bench, turns: int, score_rows: int) -> list[Ratio]:
     ]  # fmt: skip
 
 
+def measure_tokens(bench: Bench, turns: int) -> Ratio:
+    """Speed of keeping every token over the least that model, decoding and disk allow."""
+    everything, cores = bench.asking(tokens="all"), len(os.sched_getaffinity(0))
+    images = torch.rand(bench.config.batch_size, *bench.backbone.input_size, device=bench.backbone.device)
+    row = sum(spec.row_bytes for spec in header_for(everything).arrays)
+    blob, count = os.urandom(row), len(bench.dataset)
+
+    def write() -> float:
+        with tempfile.NamedTemporaryFile(dir=bench.config.out.parent) as file:
+
+            def run() -> None:
+                for _ in range(count):
+                    file.write(blob)
+                file.flush()
+                os.fsync(file.fileno())
+
+            return seconds(run)
+
+    with decoding(bench.backbone, bench.dataset, cores, bench.config.decoder) as decode:
+        acts = [lambda: forward_seconds(bench, images), decode, write, lambda: extract(everything)]
+        extract(everything)
+        found = in_turns(acts, turns)
+    join = max if bench.backbone.device.type == "cuda" else sum
+    ratios = [max(join((forward, decode)), disk) / extracted for forward, decode, disk, extracted in found]
+    names = ("forward", f"decode on {cores} cores", "disk", "extraction")
+    rates = {f"{name} images/s": count / middle([turn[i] for turn in found]) for i, name in enumerate(names)}
+    return Ratio(
+        what="every token of every layer", against="the limit of model, decoding and disk", value=middle(ratios),
+        limit=TOKENS_LIMIT, of_each_turn=ratios, figures={"MiB a row": row / 2**20, **rates},
+    )  # fmt: skip
+
+
 def anonymous_mib() -> float:
     """MiB of this process that no file backs, and that the kernel cannot take back."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -252,6 +286,8 @@ def main() -> int:
             ratios += measure_limit(bench, options.turns, options.score_rows)
         if "layers" in options.only:
             ratios += measure_layers(bench, options.turns, options.score_rows)
+        if "tokens" in options.only:
+            ratios.append(measure_tokens(bench, options.turns))
         if "memory" in options.only:
             ratios.append(measure_memory(Path(name), options))
     title = f"Extraction by {options.model} on {options.device}, {len(bench.dataset)} images"
@@ -281,7 +317,7 @@ def parse() -> argparse.Namespace:
         "--memory-images", type=int, default=2000, help="its images; a tenth must be more than its width"
     )
     parser.add_argument(
-        "--only", nargs="+", choices=("limit", "layers", "memory"), default=["limit", "layers", "memory"]
+        "--only", nargs="+", choices=(known := ("limit", "layers", "tokens", "memory")), default=list(known)
     )
     parser.add_argument(
         "--folder", type=Path, help="where images and stores are made, for a while; default: the system's"
