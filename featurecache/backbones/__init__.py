@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from featurecache.errors import UnknownNameError
 from featurecache.features import Layer
-from featurecache.registry import Registry
+from featurecache.registry import Registry, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -132,5 +133,9 @@ def load_backbone(name: str, options: BackboneOptions | None = None) -> Backbone
     is_bare = not colon and source.replace("-", "_") not in BACKBONES.names()
     if is_bare or source in ("hf-hub", "local-dir"):
         source, model_id = "timm", name
-    built: Backbone = BACKBONES.load(source).build(model_id, options=options or BackboneOptions())
+    try:
+        built: Backbone = BACKBONES.load(source).build(model_id, options=options or BackboneOptions())
+    except UnknownNameError as error:
+        meant = nearest(name, BACKBONES.names()) if is_bare else ""
+        raise UnknownNameError(f"{error}{meant}") from None
     return built

@@ -154,3 +154,8 @@ def test_a_model_told_not_to_pool_is_refused(name):
 
     with pytest.raises(BackboneError, match=r"must be one vector per image, but one image gave \(1, .*global_pool"):
         load_backbone(name, options)
+
+
+def test_a_mistyped_source_is_answered_with_that_source():
+    with pytest.raises(UnknownNameError, match=r"timm has no model called 'demmo'.* Did you mean 'demo'\?"):
+        load_backbone("demmo")
