@@ -29,6 +29,7 @@ from featurecache.stores._chunks import ChunkWriter, chunk_key, view_of
 from featurecache.stores._constants import ROOM, Piece
 from featurecache.stores._creation import LEDGER, ROOT, remove_leftovers, temporary_name, write_durably
 from featurecache.stores._layout import TABLE_COLUMNS, empty_store, status_files
+from featurecache.stores._second_copy import COPY, encoded
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
@@ -179,6 +180,7 @@ def take_apart(source: Copied, folder: Path) -> None:
             write_durably(folder / piece.name, piece.content)
     for place in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
         sync_folder(place)
+    write_durably(folder / COPY, encoded(journal.metadata, journal.ledger))
     write_atomic(folder / LEDGER, journal.ledger)
 
 
