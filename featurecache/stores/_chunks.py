@@ -86,7 +86,7 @@ class ChunkWriter:
         descriptor = self._open.get(key)
         if descriptor is None:
             descriptor = self._open[key] = self._descriptor(key)
-        _write_all(descriptor, content, inside * self.spec.row_bytes)
+        write_all(descriptor, content, inside * self.spec.row_bytes)
         self.state[key] = (inside + count, zlib.crc32(content, crc))
         self._touched.add(key)
 
@@ -121,7 +121,7 @@ class ChunkWriter:
         self._open.clear()
 
 
-def _write_all(descriptor: int, content: bytes, offset: int) -> None:
+def write_all(descriptor: int, content: bytes, offset: int) -> None:
     view = memoryview(content)
     while view:
         written = os.pwrite(descriptor, view, offset)

@@ -163,7 +163,7 @@ def take_apart(source: Copied, folder: Path) -> None:
         StoreDamagedError: the source does not hold what was committed.
     """
     journal = source.journal()
-    for name, content in _small_files(source, journal).items():
+    for name, content in small_files(source, journal).items():
         write_durably(folder / name, content)
     with ThreadPoolExecutor(8, thread_name_prefix="fsync") as pool:
         for spec in source.header.arrays:
@@ -184,7 +184,12 @@ def take_apart(source: Copied, folder: Path) -> None:
     write_atomic(folder / LEDGER, journal.ledger)
 
 
-def _small_files(source: Copied, journal: Journal) -> dict[str, bytes]:
+def small_files(source: Copied, journal: Journal) -> dict[str, bytes]:
+    """Return path -> content of metadata, row table and status, as Zarr keeps them.
+
+    Raises:
+        StoreDamagedError: the row table is not what was written.
+    """
     table = {
         name: content for name, content in empty_store(source.header, source.table(), 1).items() if ROOT not in name
     }

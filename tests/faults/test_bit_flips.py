@@ -1,0 +1,92 @@
+"""One flipped bit, anywhere in a finished store, is found and told, and a repair makes the store what it was, byte for byte.
+
+`FEATURECACHE_FLIPS` says how many bits to flip in each format; `make faults` flips more of them than `make test`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featurecache.features import ArraySpec
+from featurecache.stores import examine_store, mend_store
+from tests.faults.test_crash_points import ROWS, said, values, wide, work
+from tests.featurecache.stores.contract import table
+
+FLIPS = int(os.environ.get("FEATURECACHE_FLIPS", "40"))
+SUFFIXES = (".zarr", ".h5")
+
+
+class Remade:
+    """What the small store of the crash tests is made of."""
+
+    def table(self) -> Any:
+        return table(ROWS)
+
+    def classes(self, classes: range) -> Mapping[str, np.ndarray]:
+        return said(classes)
+
+    def rows(
+        self, rows: range, lacking: Mapping[ArraySpec, tuple[int, ...]], skipped: Mapping[int, str]
+    ) -> Iterator[tuple[range, Mapping[str, np.ndarray]]]:
+        yield rows, {spec.name: values(rows, spec, views) for spec, views in lacking.items()}
+
+
+def content_of(place: Path) -> dict[str, bytes]:
+    """Return path -> content of everything in a folder."""
+    return {str(p.relative_to(place)): p.read_bytes() for p in sorted(place.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module", params=SUFFIXES)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished store with views, classes and a skipped row, called `x` with its suffix."""
+    place = tmp_path_factory.mktemp("whole")
+    work(place / f"x{request.param}", wide())
+    return place
+
+
+def drawn(whole: Path, count: int) -> list[tuple[str, int, int]]:
+    """Return (file, byte, bit): every file equally often, its first and last byte among those drawn."""
+    draw, contents = random.Random(0), content_of(whole)
+    names = sorted(contents)
+    found = []
+    for number in range(count):
+        name = names[number % len(names)]
+        turn, last = number // len(names), len(contents[name]) - 1
+        place = {0: draw.randint(0, last), 1: 0, 2: last}.get(turn, draw.randint(0, last))
+        found.append((name, place, draw.randrange(8)))
+    return found
+
+
+def flip(file: Path, place: int, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1 << bit
+    file.write_bytes(content)
+
+
+def test_every_flipped_bit_is_found_and_mended(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    before, (store,) = content_of(whole), list(whole.iterdir())
+    assert examine_store(store).damages == ()
+
+    for number, (name, place, bit) in enumerate(drawn(whole, FLIPS)):
+        shutil.copytree(whole, tmp_path / str(number))
+        damaged = tmp_path / str(number) / store.name
+        flip(tmp_path / str(number) / name, place, bit)
+
+        found = examine_store(damaged).damages
+        assert found, f"bit {bit} of byte {place} of {name} is not found"
+        assert all(damage.way for damage in found), (found, name, place, bit)
+        if damaged.is_dir():
+            assert str(Path(name).relative_to(store.name)) in {damage.file for damage in found}
+
+        assert mend_store(damaged, Remade()) == []
+        assert content_of(tmp_path / str(number)) == before, f"bit {bit} of byte {place} of {name} is not mended"
+        shutil.rmtree(tmp_path / str(number))
