@@ -102,7 +102,8 @@ def read_block(path: Path) -> tuple[Block | None, bytes]:
     with open(path, "rb") as file:
         lines = list(_good_lines(file))
         copy = decoded(b"".join(lines[1:]))
-        if copy is None or json.loads(lines[0][9:])["kind"] != "file":
+        kinds = [json.loads(line[9:])["kind"] for line in (*lines[:1], *lines[-1:])]
+        if copy is None or kinds != ["file", "finished"]:
             file.seek(0)
             return None, file.read(_start(file))
         found, size = json.loads(lines[0][9:]), room_for(copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from featurecache.stores._copying import Journal, header_from, replacing, small_
 from featurecache.stores._creation import LEDGER, ROOT, write_durably
 from featurecache.stores._explaining import explained
 from featurecache.stores._hdf5_block import Block, mapped_bytes, read_block, rest_of
-from featurecache.stores._hdf5_file import Hdf5File, assemble
+from featurecache.stores._hdf5_file import Hdf5File, assemble, notes_of
 from featurecache.stores._restoring import Material, Unlike, restored
 from featurecache.stores._second_copy import COPY, SecondCopy, encoded
 from featurecache.stores._side import clear, locked, remove_empty, side_of
@@ -31,7 +32,7 @@ Places = Mapping[str, tuple[int, int]]
 def examine(path: Path, seen: Seen = lambda count: None) -> Examined:
     """Compare every bit of the file with its checksums; of a store that is not a file yet, its Zarr side."""
     if (side_of(path) / LEDGER).exists():
-        return _verifying.examine(side_of(path), seen)
+        return dataclasses.replace(_verifying.examine(side_of(path), seen), notes=notes_of(path))
     return _File(path, seen).examined()
 
 
@@ -101,7 +102,7 @@ class _File:
     def examined(self) -> Examined:
         """Return what is found of the whole file."""
         if self.copy is None:
-            return Examined(damages=tuple(self.damages))
+            return Examined(notes=notes_of(self.path), damages=tuple(self.damages))
         journal = Journal(self.copy.ledger, self.copy.metadata)
         header, state = header_from(self.path, journal.metadata[ROOT]), journal.state()
         for spec in header.arrays:
@@ -111,8 +112,8 @@ class _File:
                     what = "is cut off" if content is None else "does not hold the rows that were committed"
                     self._bad(what, "rows", spec.name, rows, view)
         return Examined(
-            damages=tuple(self.damages), header=header, state=state, finished=True, ledger=journal.ledger,
-            metadata=journal.metadata, remarks=tuple(self.remarks),
+            notes=notes_of(self.path), damages=tuple(self.damages), header=header, state=state, finished=True,
+            ledger=journal.ledger, metadata=journal.metadata, remarks=tuple(self.remarks),
         )  # fmt: skip
 
     def chunks(
@@ -172,9 +173,14 @@ def mend(path: Path, material: Material, *, accept: bool) -> list[Unlike]:
     """
     side = side_of(path)
     lock = locked(side)
+    from_file = not (side / LEDGER).exists()
     try:
         with explained(f"mend {path}"):
-            unlike = _mended(path, side, material, accept)
+            unlike = _mended(path, side, material, accept, from_file=from_file)
+    except BaseException:
+        if from_file:
+            clear(side)
+        raise
     finally:
         done = not (side / LEDGER).exists()
         lock.release(for_good=done)
@@ -183,8 +189,7 @@ def mend(path: Path, material: Material, *, accept: bool) -> list[Unlike]:
     return unlike
 
 
-def _mended(path: Path, side: Path, material: Material, accept: bool) -> list[Unlike]:
-    from_file = not (side / LEDGER).exists()
+def _mended(path: Path, side: Path, material: Material, accept: bool, *, from_file: bool) -> list[Unlike]:
     if from_file:
         clear(side)
         if not _File(path).salvage(side):

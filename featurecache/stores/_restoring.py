@@ -70,12 +70,13 @@ def mend(path: Path, material: Material, *, accept: bool) -> list[Unlike]:
         with explained(f"write to {path}"):
             found = examine(path)
             finished = found.finished
+            restored(path, found, None, accept=accept)  # what needs neither images nor backbone is mended without them
             return restored(path, found, material, accept=accept)
     finally:
         lock.release(for_good=finished)
 
 
-def restored(path: Path, found: Examined, material: Material, *, accept: bool) -> list[Unlike]:
+def restored(path: Path, found: Examined, material: Material | None, *, accept: bool) -> list[Unlike]:
     """Mend the folder of a store, whose lock the caller holds; the ledger comes last."""
     header, state = found.header, found.state
     if header is None or state is None:
@@ -84,11 +85,14 @@ def restored(path: Path, found: Examined, material: Material, *, accept: bool) -
         leftover.unlink()
     for name, content in found.metadata.items():
         _replace(path / name, content)
-    unlike = [*_table(path, header, state, found.damages, material), *_classes(path, found, material)]
     if found.finished:
         for name, content in status_files(status_of(state, header.rows)).items():
             _replace(path / name, content)
     _filling(path, found)
+    if material is None:
+        _journal(path, found, [])
+        return []
+    unlike = [*_table(path, header, state, found.damages, material), *_classes(path, found, material)]
     accepted, others = _chunks(path, found, material, accept=accept)
     _journal(path, found, accepted)
     return unlike + others

@@ -53,6 +53,8 @@ class Examined:
     """What an examination found."""
 
     damages: tuple[Damage, ...]
+    notes: Path
+    """Folder of provenance and scores."""
     header: Header | None = None
     """None where nothing can be read from the store."""
     state: _ledger.Committed | None = None
@@ -78,12 +80,14 @@ def examine(path: Path, seen: Seen = lambda count: None) -> Examined:
     ledger, damages, remarks = _trusted(content, copy)
     records, _ = _ledger.good_records(ledger.splitlines(keepends=True))
     if not records:
-        return Examined(damages=(*damages, _bad(LEDGER, "holds no readable record, and there is no second copy", "")))
+        return Examined(
+            notes=path, damages=(*damages, _bad(LEDGER, "holds no readable record, and there is no second copy", ""))
+        )
     state = _ledger.Committed.replay(records)
     metadata, found = _metadata(path, records, state, copy)
     damages += found
     if ROOT not in metadata:
-        return Examined(damages=tuple(damages), state=state, ledger=ledger)
+        return Examined(notes=path, damages=tuple(damages), state=state, ledger=ledger)
     header = header_from(path, metadata[ROOT])
     if state.finished:
         canonical = b"".join(_ledger.encode(record) for record in state.records(header.rows))
@@ -98,7 +102,7 @@ def examine(path: Path, seen: Seen = lambda count: None) -> Examined:
         damages += _status(path, header, state)
     damages += [bad for spec in header.arrays for bad in _chunks(path, header, spec, state, metadata, seen)]
     return Examined(
-        damages=tuple(damages), header=header, state=state, finished=state.finished, ledger=ledger, metadata=metadata,
+        notes=path, damages=tuple(damages), header=header, state=state, finished=state.finished, ledger=ledger, metadata=metadata,
         strangers=_strangers(path, header, state, metadata), remarks=tuple(remarks),
     )  # fmt: skip
 
