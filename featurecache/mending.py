@@ -31,9 +31,9 @@ class Remaking:
     """The data set and the backbone of a store; each is opened when it is first needed, and must be what it was."""
 
     def __init__(
-        self, header: Header, notes: Path, *, data: str | None = None, weights: str | None = None, device: str = "cpu"
+        self, path: Path, notes: Path, header: Header, *, data: str | None, weights: str | None, device: str
     ) -> None:
-        self.header, self.path, self._data, self._weights, self._device = header, notes, data, weights, device
+        self.path, self.header, self._data, self._weights, self._device = path, header, data, weights, device
         self._facts = next((line for line in reversed(provenance(notes)) if "origin" in line), {})
 
     @cached_property

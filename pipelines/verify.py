@@ -235,7 +235,7 @@ def _answered(report: VerifyReport, config: VerifyConfig, header: Header | None)
 
 def _remaking(config: VerifyConfig, header: Header, notes: Path | None) -> Remaking:
     where = open_store(config.store).notes if notes is None else notes
-    return Remaking(header, where, data=config.data, weights=config.weights, device=config.device)
+    return Remaking(config.store, where, header, data=config.data, weights=config.weights, device=config.device)
 
 
 def _farthest(found: Sequence[Any]) -> tuple[Farthest, ...]:
