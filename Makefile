@@ -20,7 +20,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 faults: setup
-	$(BIN)/python -m pytest tests/faults
+	FEATURECACHE_FLIPS=300 $(BIN)/python -m pytest tests/faults
 
 lint: setup
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ from featurecache.stores._constants import CLASSES, Cut
 from featurecache.stores._creation import LEDGER, settle
 from featurecache.stores._explaining import explained
 from featurecache.stores._layout import empty_store, status_files
-from featurecache.stores._second_copy import COPY, encoded, keep_copy, remove_copy
+from featurecache.stores._second_copy import COPY, copy_in, encoded, remove_copy
 from featurecache.stores._verifying import Damage, Examined, examine, extent_of_chunk, status_of
 from featurecache.stores._writer import LOCK, acquire
 
@@ -116,15 +116,24 @@ def _journal(path: Path, found: Examined, accepted: Sequence[_ledger.Record]) ->
         ledger = b"".join(_ledger.encode(record) for record in found.state.records(found.header.rows))
     else:
         ledger += b"".join(_ledger.encode(record) for record in accepted)
-    expected = encoded(found.metadata, ledger)
-    if (path / LEDGER).exists() and (path / LEDGER).read_bytes() == ledger:
-        if any(damage.file == COPY for damage in found.damages):
-            write_atomic(path / COPY, expected)
-    else:
-        remove_copy(path)
-        write_atomic(path / LEDGER, ledger)
-        keep_copy(path, path / LEDGER)
+    _put_ledger(path, ledger)
+    copy = copy_in(path)
+    if copy is None or (found.finished and copy.ledger != ledger) or any(d.file == COPY for d in found.damages):
+        write_atomic(path / COPY, encoded(found.metadata, ledger))
     settle(path)
+
+
+def _put_ledger(path: Path, ledger: bytes) -> None:
+    """Replace the ledger, unless it is this one; one of ledger and copy is whole at every moment."""
+    target, copy = path / LEDGER, copy_in(path)
+    there = target.read_bytes() if target.exists() else b""
+    if there == ledger:
+        return
+    if copy is not None and not ledger.startswith(copy.ledger):
+        if not there.startswith(copy.ledger):
+            write_atomic(target, copy.ledger)
+        remove_copy(path)
+    write_atomic(target, ledger)
 
 
 def _table(

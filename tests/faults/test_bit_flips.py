@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ import pytest
 
 from featurecache.features import ArraySpec
 from featurecache.stores import examine_store, mend_store
-from tests.faults.test_crash_points import ROWS, said, values, wide, work
+from tests.faults.test_crash_points import ROWS, check_readable, counted, said, values, wide, work
 from tests.featurecache.stores.contract import table
 
 FLIPS = int(os.environ.get("FEATURECACHE_FLIPS", "40"))
 SUFFIXES = (".zarr", ".h5")
+
+
+FIRST = (wide().arrays[0], [0])
 
 
 class Remade:
@@ -90,3 +95,56 @@ def test_every_flipped_bit_is_found_and_mended(whole, tmp_path, monkeypatch):
         assert mend_store(damaged, Remade()) == []
         assert content_of(tmp_path / str(number)) == before, f"bit {bit} of byte {place} of {name} is not mended"
         shutil.rmtree(tmp_path / str(number))
+
+
+def damage(place: Path, store: str) -> None:
+    """Damage what every way of mending is needed for."""
+    if store.endswith(".h5"):
+        content = (place / store).read_bytes()
+        for at in (content.index(b"\x89HDF"), len(content) - 5, content.index(values(range(3, 4), *FIRST).tobytes())):
+            flip(place / store, at, 2)
+        return
+    for name in ("ledger.jsonl", "sample_id/c/0", "status/c/0", "embedding/zarr.json"):
+        flip(place / store / name, 20, 2)
+    for name in ("embedding/c/0/1/0", "layers/cls/03/c/0/0/0", "text/embedding/c/0/0/0"):
+        flip(place / store / name, 9, 6)
+    flip(place / store / "layers/cls/03/c/0/1/0", ROWS * 8 + 1, 0)
+    (place / store / "embedding/c/0/0/0").unlink()
+
+
+def dying_repair(store: Path, last: int, steps: Any) -> None:
+    count = counted(last)
+    mend_store(store, Remade())
+    steps.value = count()
+
+
+def repair_until(store: Path, last: int) -> int:
+    """Mend in a fork that dies at step `last`; return how many steps there were, 0 where it died."""
+    context = multiprocessing.get_context("fork")
+    steps = context.Value("i", 0)
+    process = context.Process(target=dying_repair, args=(store, last, steps))
+    process.start()
+    process.join()
+    assert process.exitcode == (0 if steps.value else -signal.SIGKILL)
+    return int(steps.value)
+
+
+def test_a_repair_that_dies_at_any_step_is_ended_by_the_next(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    before, (name,) = content_of(whole), [store.name for store in whole.iterdir()]
+    shutil.copytree(whole, tmp_path / "damaged")
+    damage(tmp_path / "damaged", name)
+    shutil.copytree(tmp_path / "damaged", tmp_path / "counted")
+    count = repair_until(tmp_path / "counted" / name, last=-1)
+    assert content_of(tmp_path / "counted") == before
+    assert count > 30
+
+    for last in range(1, count + 1):
+        place = tmp_path / str(last)
+        shutil.copytree(tmp_path / "damaged", place)
+        assert repair_until(place / name, last) == 0
+        assert mend_store(place / name, Remade()) == []
+        assert examine_store(place / name).damages == ()
+        check_readable(place / name)
+        assert content_of(place) == before, f"killed at step {last}"
+        shutil.rmtree(place)

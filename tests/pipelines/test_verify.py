@@ -197,7 +197,10 @@ def test_other_images_are_not_taken_for_those_of_the_store(store, tmp_path):
     damage_rows(store)
     others = pictures(tmp_path / "others", cat=20, dog=19)
 
-    with pytest.raises(StoreMismatchError, match=r"is not what made .*\n  fingerprint: the store has .*\n.*\nGive the right one with --data"):
+    with pytest.raises(
+        StoreMismatchError,
+        match=r"is not what made .*\n  fingerprint: the store has .*\n.*\nGive the right one with --data",
+    ):
         checked(store, repair=True, data=str(others))
 
 
