@@ -34,7 +34,7 @@ class Remaking:
         self, path: Path, notes: Path, header: Header, *, data: str | None, weights: str | None, device: str
     ) -> None:
         self.path, self.header, self._data, self._weights, self._device = path, header, data, weights, device
-        self._facts = next((line for line in reversed(provenance(notes)) if "origin" in line), {})
+        self._facts: dict[str, Any] = next((line for line in reversed(provenance(notes)) if "origin" in line), {})
 
     @cached_property
     def dataset(self) -> ImageDataset:

@@ -152,5 +152,5 @@ def check_unfilled(folder: Path, spec: ArraySpec, rows_per_chunk: int, known: Ma
         if zlib.crc32(content) != crc:
             raise StoreDamagedError(
                 f"{path} does not hold the {rows} rows that were committed to it. "
-                "Extract into a new --out, or remove this store and extract again."
+                f"Mend it with: featurecache verify {folder} --repair"
             )

@@ -121,7 +121,7 @@ def checked_blocks(store: Copied, spec: ArraySpec) -> Iterator[tuple[int, npt.ND
             ):
                 raise StoreDamagedError(
                     f"{store.path}: rows {start} to {stop - 1} of {spec.name} are not the values that were committed. "
-                    "Restore the store, or extract again."
+                    f"Mend them with: featurecache verify {store.path} --repair"
                 )
         yield start, values
 
@@ -195,7 +195,10 @@ def small_files(source: Copied, journal: Journal) -> dict[str, bytes]:
     }
     for name, content in table.items():
         if zlib.crc32(content) != journal.state().files[name]:
-            raise StoreDamagedError(f"{source.path}: {name} of the row table is not what was written. Extract again.")
+            raise StoreDamagedError(
+                f"{source.path}: {name} of the row table is not what was written. "
+                f"Mend it with: featurecache verify {source.path} --repair"
+            )
     return {**journal.metadata, **table, **status_files(list(source.status()))}
 
 

@@ -157,7 +157,9 @@ def checked(path: Path, name: str, crc: int) -> bytes:
     except FileNotFoundError:
         content = b""
     if zlib.crc32(content) != crc:
-        raise StoreDamagedError(f"{path / name} is not the file that was written. Restore it, or extract again.")
+        raise StoreDamagedError(
+            f"{path / name} is not the file that was written. Mend it with: featurecache verify {path} --repair"
+        )
     return content
 
 

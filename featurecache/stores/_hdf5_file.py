@@ -150,7 +150,7 @@ class Hdf5File:
         known = {name: zlib.crc32(content) for name, content in self._journal.metadata.items()}
         if shown != json.loads(json.dumps(self.header.to_json())) or not known.items() <= files.items():
             raise StoreDamagedError(
-                f"{self.path}: the header is not the one that was written. Restore it, or extract again."
+                f"{self.path}: the header is not the one that was written. Mend it with: featurecache verify {self.path} --repair"
             )
         self._table: RowTable | None = None
         self._maps: dict[str, npt.NDArray[Any]] = {}
@@ -184,7 +184,9 @@ class Hdf5File:
         try:
             return np.asarray(self._file[spec.name][rows])
         except (OSError, KeyError, ValueError) as error:
-            raise StoreDamagedError(f"{self.path}: {spec.name} cannot be read: {error}. Restore the file.") from error
+            raise StoreDamagedError(
+                f"{self.path}: {spec.name} cannot be read: {error}. Mend it with: featurecache verify {self.path} --repair"
+            ) from error
 
     def constant(self, name: str) -> npt.NDArray[Any]:
         """Return an array of the classes, whole, in storage dtype."""
@@ -200,7 +202,7 @@ class Hdf5File:
                 return cut.encoded(np.asarray(self._file[spec.name][at(classes)]))
             except (OSError, KeyError, ValueError, TypeError) as error:
                 raise StoreDamagedError(
-                    f"{self.path}: {spec.name} cannot be read: {error}. Restore the file."
+                    f"{self.path}: {spec.name} cannot be read: {error}. Mend it with: featurecache verify {self.path} --repair"
                 ) from error
 
         return checked_pieces(self.path, cut, self._journal.state().files, content)
@@ -238,7 +240,9 @@ class Hdf5File:
         first = offset - offset % mmap.ALLOCATIONGRANULARITY
         length = offset - first + count * spec.storage_dtype.itemsize
         if first + length > os.fstat(handle).st_size:
-            raise StoreDamagedError(f"{self.path} is cut off inside {spec.name}. Restore it, or extract again.")
+            raise StoreDamagedError(
+                f"{self.path} is cut off inside {spec.name}. Mend it with: featurecache verify {self.path} --repair"
+            )
         pages = mmap.mmap(handle, length, access=mmap.ACCESS_COPY, offset=first)
         return np.frombuffer(pages, spec.storage_dtype, count, offset - first).reshape(shape)
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from featurecache.errors import StoreDamagedError
 from featurecache.features import ArraySpec
@@ -116,9 +115,7 @@ class _File:
             ledger=journal.ledger, metadata=journal.metadata, remarks=tuple(self.remarks),
         )  # fmt: skip
 
-    def chunks(
-        self, spec: ArraySpec, journal: Journal
-    ) -> Iterator[tuple[str, range, int, npt.NDArray[np.uint8] | None]]:
+    def chunks(self, spec: ArraySpec, journal: Journal) -> Iterator[tuple[str, range, int, bytes | None]]:
         """Yield (key, rows, view, bytes or None where the file ends before) of what the ledger calls a chunk."""
         size = extent_of_chunk(journal.metadata, spec.name)
         first, count = self.places.get(spec.name, (0, 0))
@@ -129,7 +126,7 @@ class _File:
         array = np.frombuffer(content, np.uint8, count, first).reshape(shape) if whole else None
         for key, (committed, _) in sorted(journal.state().chunks.get(spec.name, {}).items()):
             rows, view = place_of(key, size, committed)
-            yield key, rows, view, None if array is None else np.ascontiguousarray(array[rows.start : rows.stop, view])
+            yield key, rows, view, None if array is None else array[rows.start : rows.stop, view].tobytes()
 
     def salvage(self, side: Path) -> bool:
         """Write what is sound into a folder, as a Zarr store without its ledger; return False where nothing can be."""
@@ -143,7 +140,7 @@ class _File:
             size = extent_of_chunk(journal.metadata, spec.name) * spec.row_bytes
             for key, _, _, rows in self.chunks(spec, journal):
                 if rows is not None and zlib.crc32(rows) == state.chunks[spec.name][key][1]:
-                    write_durably(side / spec.name / key, rows.tobytes().ljust(size, b"\0"))
+                    write_durably(side / spec.name / key, rows.ljust(size, b"\0"))
         if self.sound:
             self._small(side)
         for place in [side, *(p for p in side.rglob("*") if p.is_dir())]:

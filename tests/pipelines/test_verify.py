@@ -169,7 +169,7 @@ def test_an_unfinished_store_is_examined_as_far_as_it_is_committed(tmp_path):
     assert "ends in a torn line, as a kill leaves it" in report.remarks[0]
 
     flip(store / "embedding/c/0/0/0", 10, 1)
-    assert [damage.rows for damage in checked(store).damages] == [range(0, 64)]
+    assert [damage.rows for damage in checked(store).damages] == [range(64)]
 
 
 def test_a_file_that_does_not_belong_is_told_and_is_no_damage(whole, tmp_path):
