@@ -96,7 +96,10 @@ def examine(path: Path, seen: Seen = lambda count: None) -> Examined:
                 _bad(LEDGER, "is not the ledger of a finished store, though it says the store is", "journal")
             )
         ledger = canonical
-    damages += _second(copied, copy, encoded(metadata, ledger) if state.finished else None)
+    if copied is None and (path / LOCK).exists():
+        remarks.append("there is no second copy of the ledger yet: the next writer makes it")
+    else:
+        damages += _second(copied, copy, encoded(metadata, ledger) if state.finished else None)
     damages += _table(path, state, seen)
     if state.finished:
         damages += _status(path, header, state)
@@ -158,13 +161,30 @@ def _metadata(
     told_by_root = _consolidated(root) if root is not None else {}
     known: dict[str, bytes] = {}
     damages: list[Damage] = []
+    begun = _begun_extension(records, found.get(ROOT))
     for name, crc in sums.items():
         sound = _first_sound([found[name], told.get(name), told_by_root.get(name)], crc)
         if sound is not None:
             known[name] = sound
-        if sound is None or sound != found[name]:
+        if sound is None or (sound != found[name] and not begun(name, found[name])):
             damages.append(_bad(name, _gone_or_changed(found[name]), "journal" if sound is not None else ""))
     return known, damages
+
+
+def _begun_extension(
+    records: list[_ledger.Record], root: bytes | None
+) -> Callable[[str, bytes | None], bool]:
+    """Return what tells, of a file of metadata, whether an extension that was cut off has not come to it yet."""
+    crc = zlib.crc32(root) if root is not None else None
+    before = None if crc is None else _ledger.as_of(records, ROOT, crc)
+    if before is None or len(before) == len(records):
+        return lambda name, content: False
+    sums = _ledger.Committed.replay(before).files
+
+    def untouched(name: str, content: bytes | None) -> bool:
+        return content is None if name not in sums else content is not None and zlib.crc32(content) == sums[name]
+
+    return untouched
 
 
 def _first_sound(contents: list[bytes | None], crc: int | None) -> bytes | None:
