@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -157,9 +159,22 @@ def _losses(
     return found
 
 
+@contextmanager
+def _remarks_left_out() -> Iterator[None]:
+    """Leave out what scores remark on a sample (columns without labels, a lambda at the edge), for every array and form."""
+    log = logging.getLogger("featurecache")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", logme.LogMEWarning)
+            yield
+    finally:
+        log.setLevel(before)
+
+
 def _scores(values: Floats, targets: npt.NDArray[Any], task: Task) -> Sequence[float]:
     """Return LogME and the leave-one-out R2 of ridge of rows (N, D)."""
     plain = np.unique(targets, return_inverse=True)[1].reshape(-1) if task == "classification" else targets
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", logme.LogMEWarning)  # of columns without labels in a sample
+    with _remarks_left_out():
         return logme.logme(values, plain, task=task), ridge_score(Rows.of(values, plain, task))

@@ -171,9 +171,7 @@ def _metadata(
     return known, damages
 
 
-def _begun_extension(
-    records: list[_ledger.Record], root: bytes | None
-) -> Callable[[str, bytes | None], bool]:
+def _begun_extension(records: list[_ledger.Record], root: bytes | None) -> Callable[[str, bytes | None], bool]:
     """Return what tells, of a file of metadata, whether an extension that was cut off has not come to it yet."""
     crc = zlib.crc32(root) if root is not None else None
     before = None if crc is None else _ledger.as_of(records, ROOT, crc)
