@@ -64,7 +64,7 @@ def test_files_that_may_not_grow_end_in_an_explanation(forks, folder, tmp_path):
     out, printed = tmp_path / "x.zarr", tmp_path / "printed.txt"
     call = ["extract-features", str(folder), "--backbone", "demo", "--out", str(out), "--dtype", "float32"]
 
-    ended = forks.wait(forks.start(call, printed, largest_file=24_000))
+    ended = forks.wait(forks.start(call, printed, largest_file=32_000))
 
     assert ended == 1
     assert "File too large. Nothing that was committed is lost: make room" in printed.read_text()
