@@ -41,6 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "pipelines.maintain:ConvertConfig:convert",
         "Write a store again as one HDF5 file, or as Zarr; checked.",
     ),
+    "verify": ("pipelines.verify:VerifyConfig", "Say whether a store is what was written; mend it; compare two."),
     "doctor": ("pipelines.doctor:DoctorConfig", "Say what this machine has for the work, and what is wrong with it."),
     "list": ("pipelines.inspect:ListConfig:list_names", "List data sets, backbones, heads and store formats."),
 }
@@ -185,6 +186,8 @@ def _call(act: Callable[[Any], Any], config: Any, values: dict[str, Any]) -> Non
         click.echo(f"Error: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 1))
     _show(report, as_json)
+    if code := getattr(report, "exit_code", 0):
+        sys.exit(code)
 
 
 @contextmanager

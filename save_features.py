@@ -346,6 +346,8 @@ def facts(backbone: Backbone, config: SaveFeaturesConfig) -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "data": str(Path(config.data).resolve()) if Path(config.data).exists() else config.data,
+        "split_seed": config.split_seed,
+        "task": config.task,
         "origin": dict(backbone.origin),
         "device": str(backbone.device),
         "environment": environment(),

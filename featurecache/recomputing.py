@@ -16,7 +16,7 @@ from featurecache.datasets import ImageDataset
 from featurecache.decoders import Decoder, decoder_known_by
 from featurecache.devices import environment
 from featurecache.errors import StoreMismatchError
-from featurecache.features import ArraySpec
+from featurecache.features import ArraySpec, Header
 from featurecache.progress import Stopwatch
 from featurecache.provenance import provenance
 from featurecache.requests import request_of
@@ -79,11 +79,7 @@ def check_unchanged(
     Raises:
         StoreMismatchError: it is above the tolerance; names what has changed, the sample, and the way out.
     """
-    header = store.header
-    found = largest_difference(backbone, dataset, store)
-    accepted = max(
-        max(STORED[spec.dtype] for spec in header.arrays), COMPUTED.get(header.backbone.get("precision", "fp32"), 0.0)
-    )
+    found, accepted = largest_difference(backbone, dataset, store), accepted_difference(store.header)
     if found is None or found.relative <= accepted:
         return found
     then = ", ".join(f"{name} {old}" for name, (old, _) in changes.items())
@@ -96,11 +92,23 @@ def check_unchanged(
     )
 
 
+def accepted_difference(header: Header) -> float:
+    """Return the difference of a row, relative to its norm, that another machine or version may make."""
+    computed = COMPUTED.get(header.backbone.get("precision", "fp32"), 0.0)
+    return max(max(STORED[spec.dtype] for spec in header.arrays), computed)
+
+
 def largest_difference(backbone: Backbone, dataset: ImageDataset, store: FeatureStore) -> Difference | None:
     """Return where `SAMPLES` recomputed rows are farthest from the stored ones; None where no batch is committed."""
+    found = recomputed(backbone, dataset, store, SAMPLES)
+    return max(found, key=lambda difference: difference.relative, default=None)
+
+
+def recomputed(backbone: Backbone, dataset: ImageDataset, store: FeatureStore, samples: int) -> list[Difference]:
+    """Compute about `samples` committed rows again, of the clean view; return the difference of each, array by array."""
+    arrays = committed_arrays(store)
+    batches = sampled_batches(store, arrays, samples)
     header = store.header
-    arrays = [spec for spec in header.arrays if store.missing([spec.name], CLEAN) != [range(header.rows)]]
-    batches = _chosen(_committed_batches(store, arrays))
     request, ids, status = request_of(header.tokens, arrays), np.asarray(dataset.table.sample_id), store.status()
     differences = []
     for rows, images, unread in decoded(
@@ -108,12 +116,22 @@ def largest_difference(backbone: Backbone, dataset: ImageDataset, store: Feature
     ):
         outputs = [backbone.forward(images[0].to(backbone.device), request)]
         fresh = stored_form(outputs, arrays, [str(name) for name in ids[rows.start : rows.stop]], unread)
-        places = _places(status[rows.start : rows.stop], -(-SAMPLES // len(batches)))
+        places = _places(status[rows.start : rows.stop], -(-samples // len(batches)))
         places = np.setdiff1d(places, list(unread))  # an image that went bad says nothing of the backbone
         for spec in arrays:
             kept = store.read(spec.name, np.asarray(rows)[places])
             differences += _compared(fresh[spec.name][places, 0], kept, spec, ids[np.asarray(rows)[places]])
-    return max(differences, key=lambda difference: difference.relative, default=None)
+    return differences
+
+
+def committed_arrays(store: FeatureStore) -> list[ArraySpec]:
+    """Return the arrays of which some rows are committed."""
+    return [s for s in store.header.arrays if store.missing([s.name], CLEAN) != [range(store.header.rows)]]
+
+
+def sampled_batches(store: FeatureStore, arrays: Sequence[ArraySpec], samples: int) -> list[range]:
+    """Return whole batches with at least `samples` committed rows, where there are so many, evenly over the store."""
+    return _chosen(_committed_batches(store, arrays), samples)
 
 
 def _committed_batches(store: FeatureStore, arrays: Sequence[ArraySpec]) -> list[range]:
@@ -125,10 +143,10 @@ def _committed_batches(store: FeatureStore, arrays: Sequence[ArraySpec]) -> list
     return [rows for span in spans for rows in grid(span, int(store.header.backbone["batch_size"]))]
 
 
-def _chosen(batches: Sequence[range]) -> list[range]:
+def _chosen(batches: Sequence[range], samples: int) -> list[range]:
     if not batches:
         return []
-    count = min(len(batches), max(BATCHES, -(-SAMPLES // len(batches[0]))))
+    count = min(len(batches), max(BATCHES, -(-samples // len(batches[0]))))
     places = np.unique(np.linspace(0, len(batches) - 1, count).round().astype(int))
     return [batches[place] for place in places]
 

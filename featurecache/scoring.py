@@ -76,6 +76,12 @@ def read_scores(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether a file of scores is as it was written, byte for byte."""
+    content = read_scores(path)
+    return content is not None and path.read_bytes() == json_bytes({"crc32": _checksum(content), **content})
+
+
 def _checksum(content: Mapping[str, Any]) -> str:
     return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 

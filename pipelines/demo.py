@@ -83,7 +83,9 @@ def run(config: DemoConfig) -> DemoReport:
     extracted = extract(SaveFeaturesConfig(data="digits", backbone="demo", out=store, quiet=config.quiet))
     ranked = rank.run(rank.RankConfig(stores=(store,)))
     runs = [
-        train(TrainHeadConfig(store=store, head=head, layers=layers, out=config.out / head, epochs=50, quiet=config.quiet))
+        train(
+            TrainHeadConfig(store=store, head=head, layers=layers, out=config.out / head, epochs=50, quiet=config.quiet)
+        )
         for head, layers in HEADS
     ]
     best = max(runs, key=lambda r: float(r.record["metrics"]["val"]["top1"]["value"]))

@@ -24,6 +24,7 @@ from featurecache.devices import resolve_device
 from featurecache.errors import ConfigError, DatasetNotFoundError, RunError
 from featurecache.features import ArraySpec, Task, differences
 from featurecache.files import write_atomic
+from featurecache.mending import OF_THE_IMAGES
 from featurecache.progress import Stopwatch
 from featurecache.reports import Table
 from featurecache.requests import request_of
@@ -31,9 +32,6 @@ from featurecache.runs import read_run
 from featurecache.sources.images import decoded, grid
 from heads._checkpoint import load_head
 from pipelines._evaluation import answers, probabilities, said
-
-OF_THE_IMAGES = ("batch_size", "views", "decoder")
-"""What an identity of features says beside the backbone: how images came to it."""
 
 
 @dataclass(frozen=True, kw_only=True)

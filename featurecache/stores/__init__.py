@@ -22,13 +22,16 @@ from featurecache.stores._behind import WriteBehind
 from featurecache.stores._constants import ClassValues
 from featurecache.stores._explaining import explained
 from featurecache.stores._gaps import Gap, gaps, progress
+from featurecache.stores._restoring import Material, Unlike
+from featurecache.stores._verifying import WAYS, Damage, Examined, Seen
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 __all__ = [
-    "STORES", "ClassValues", "FeatureStore", "Gap", "WriteBehind", "copy_store", "create_store", "digests", "explained",
-    "format_of", "gaps", "lacking", "open_store", "planned_bytes", "progress", "same_store", "store_exists", "united",
+    "STORES", "WAYS", "ClassValues", "Damage", "Examined", "FeatureStore", "Gap", "Material", "Unlike", "WriteBehind",
+    "copy_store", "create_store", "digests", "examine_store", "explained", "format_of", "gaps", "lacking", "mend_store",
+    "open_store", "planned_bytes", "progress", "same_store", "store_exists", "united",
 ]  # fmt: skip
 
 STORES = Registry("store format", "featurecache.stores")
@@ -154,6 +157,24 @@ def copy_store(source: FeatureStore, path: Path) -> None:
 def same_store(one: Any, other: Any) -> bool:
     """Return whether two finished stores tell of the same content: equal headers, ledgers and checksums."""
     return bool(one.journal() == other.journal())
+
+
+def examine_store(path: Path, seen: Seen = lambda count: None) -> Examined:
+    """Compare every byte of a store that matters with its ledger; changes nothing. `seen` hears of the bytes read."""
+    examined: Examined = format_of(path).examine(path, seen)
+    return examined
+
+
+def mend_store(path: Path, material: Material, *, accept: bool = False) -> list[Unlike]:
+    """Make a damaged store what it was, as far as that can be; return what came out otherwise, and was left as it is.
+
+    `accept` takes features that come out otherwise all the same, and records them so.
+
+    Raises:
+        StoreBusyError, StoreError: it is being written, or cannot be.
+    """
+    unlike: list[Unlike] = format_of(path).mend(path, material, accept=accept)
+    return unlike
 
 
 def planned_bytes(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> dict[str, int]:

@@ -86,7 +86,7 @@ class ChunkWriter:
         descriptor = self._open.get(key)
         if descriptor is None:
             descriptor = self._open[key] = self._descriptor(key)
-        _write_all(descriptor, content, inside * self.spec.row_bytes)
+        write_all(descriptor, content, inside * self.spec.row_bytes)
         self.state[key] = (inside + count, zlib.crc32(content, crc))
         self._touched.add(key)
 
@@ -121,7 +121,7 @@ class ChunkWriter:
         self._open.clear()
 
 
-def _write_all(descriptor: int, content: bytes, offset: int) -> None:
+def write_all(descriptor: int, content: bytes, offset: int) -> None:
     view = memoryview(content)
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -152,5 +152,5 @@ def check_unfilled(folder: Path, spec: ArraySpec, rows_per_chunk: int, known: Ma
         if zlib.crc32(content) != crc:
             raise StoreDamagedError(
                 f"{path} does not hold the {rows} rows that were committed to it. "
-                "Extract into a new --out, or remove this store and extract again."
+                f"Mend it with: featurecache verify {folder} --repair"
             )

@@ -156,7 +156,7 @@ def checked_pieces(
         if zlib.crc32(content) != sums[name]:
             raise StoreDamagedError(
                 f"{store}: {cut.spec.name} of the classes {classes.start} to {classes.stop - 1} is not what was written. "
-                "Restore the store, or extract again."
+                f"Mend it with: featurecache verify {store} --repair"
             )
         yield Piece(name, classes, content, cut.decoded(content, classes))
 

@@ -29,6 +29,7 @@ from featurecache.stores._chunks import ChunkWriter, chunk_key, view_of
 from featurecache.stores._constants import ROOM, Piece
 from featurecache.stores._creation import LEDGER, ROOT, remove_leftovers, temporary_name, write_durably
 from featurecache.stores._layout import TABLE_COLUMNS, empty_store, status_files
+from featurecache.stores._second_copy import COPY, encoded
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
@@ -120,7 +121,7 @@ def checked_blocks(store: Copied, spec: ArraySpec) -> Iterator[tuple[int, npt.ND
             ):
                 raise StoreDamagedError(
                     f"{store.path}: rows {start} to {stop - 1} of {spec.name} are not the values that were committed. "
-                    "Restore the store, or extract again."
+                    f"Mend them with: featurecache verify {store.path} --repair"
                 )
         yield start, values
 
@@ -162,7 +163,7 @@ def take_apart(source: Copied, folder: Path) -> None:
         StoreDamagedError: the source does not hold what was committed.
     """
     journal = source.journal()
-    for name, content in _small_files(source, journal).items():
+    for name, content in small_files(source, journal).items():
         write_durably(folder / name, content)
     with ThreadPoolExecutor(8, thread_name_prefix="fsync") as pool:
         for spec in source.header.arrays:
@@ -179,16 +180,25 @@ def take_apart(source: Copied, folder: Path) -> None:
             write_durably(folder / piece.name, piece.content)
     for place in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
         sync_folder(place)
+    write_durably(folder / COPY, encoded(journal.metadata, journal.ledger))
     write_atomic(folder / LEDGER, journal.ledger)
 
 
-def _small_files(source: Copied, journal: Journal) -> dict[str, bytes]:
+def small_files(source: Copied, journal: Journal) -> dict[str, bytes]:
+    """Return path -> content of metadata, row table and status, as Zarr keeps them.
+
+    Raises:
+        StoreDamagedError: the row table is not what was written.
+    """
     table = {
         name: content for name, content in empty_store(source.header, source.table(), 1).items() if ROOT not in name
     }
     for name, content in table.items():
         if zlib.crc32(content) != journal.state().files[name]:
-            raise StoreDamagedError(f"{source.path}: {name} of the row table is not what was written. Extract again.")
+            raise StoreDamagedError(
+                f"{source.path}: {name} of the row table is not what was written. "
+                f"Mend it with: featurecache verify {source.path} --repair"
+            )
     return {**journal.metadata, **table, **status_files(list(source.status()))}
 
 

@@ -21,6 +21,7 @@ from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
 from featurecache.stores._constants import ClassValues, remove_unclaimed, sync_constants, write_constants
 from featurecache.stores._layout import empty_store, extended_metadata
+from featurecache.stores._second_copy import COPY, contradicts, encoded, keep_copy
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
@@ -47,7 +48,10 @@ def create_files(
             write_durably(temporary / name, content)
         sums = {name: zlib.crc32(content) for name, content in files.items()}
         sums |= write_constants(temporary, header, constants, write_durably)
-        write_durably(temporary / LEDGER, _ledger.encode({"kind": "created", "files": sums}))
+        ledger = _ledger.encode({"kind": "created", "files": sums})
+        metadata = {name: content for name, content in files.items() if Path(name).name == ROOT}
+        write_durably(temporary / COPY, encoded(metadata, ledger))
+        write_durably(temporary / LEDGER, ledger)
         for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
             sync_folder(folder)
         os.rename(temporary, path)
@@ -153,7 +157,9 @@ def checked(path: Path, name: str, crc: int) -> bytes:
     except FileNotFoundError:
         content = b""
     if zlib.crc32(content) != crc:
-        raise StoreDamagedError(f"{path / name} is not the file that was written. Restore it, or extract again.")
+        raise StoreDamagedError(
+            f"{path / name} is not the file that was written. Mend it with: featurecache verify {path} --repair"
+        )
     return content
 
 
@@ -164,15 +170,19 @@ def snapshot(path: Path) -> tuple[bytes, list[_ledger.Record], int]:
     left out, and where the two files do not belong together they are read again.
 
     Raises:
-        StoreDamagedError: the root was never the one that the ledger tells of.
+        StoreDamagedError: the root was never the one that the ledger tells of, or the ledger is not what was written.
     """
     for _ in range(5):
         root = (path / ROOT).read_bytes() if (path / ROOT).exists() else b""
         records, good = _ledger.read_records(path / LEDGER)
         belonging = _ledger.as_of(records, ROOT, zlib.crc32(root))
-        if belonging is not None:
+        torn = contradicts(path, path / LEDGER)
+        if belonging is not None and not torn:
             return root, belonging, good
-    raise StoreDamagedError(f"{path / ROOT} is not the file that was written. Restore it, or extract again.")
+    raise StoreDamagedError(
+        f"{path / (LEDGER if torn else ROOT)} is not the file that was written. Mend it with: "
+        f"featurecache verify {path} --repair"
+    )
 
 
 def settle(path: Path) -> None:
@@ -188,3 +198,4 @@ def settle(path: Path) -> None:
             leftover.unlink()
     remove_unclaimed(path, files)
     _ledger.cut(path / LEDGER, good)
+    keep_copy(path, path / LEDGER)

@@ -25,7 +25,9 @@ from featurecache.stores._choosing import spec_called
 from featurecache.stores._constants import CLASSES, Cut, Piece, assembled, at, checked_pieces, constant_called
 from featurecache.stores._copying import Copied, Journal, check_copy, checked_blocks, header_from
 from featurecache.stores._creation import ROOT
+from featurecache.stores._hdf5_block import room_for, write_block
 from featurecache.stores._layout import TEXT_COLUMNS
+from featurecache.stores._second_copy import SecondCopy
 
 LAYOUT: Mapping[str, Any] = {"libver": ("v108", "v108"), "alignment_threshold": 1, "alignment_interval": 64}
 LEDGER, METADATA = "journal/ledger", "journal/metadata"
@@ -39,9 +41,10 @@ def assemble(source: Copied, target: Path) -> None:
         OSError: the disk is full or refuses; what is at `target` is then not to be used.
     """
     room = _room(source)
-    with _Reserved(target, room) as disk, h5py.File(disk, "w", **LAYOUT) as file:
+    journal, header = source.journal(), source.header
+    second = SecondCopy(journal.metadata, journal.ledger)
+    with _Reserved(target, room) as disk, h5py.File(disk, "w", userblock_size=room_for(second), **LAYOUT) as file:
         disk.reserve(room)
-        journal, header = source.journal(), source.header
         file.attrs["featurecache"] = json.dumps(header.to_json(), ensure_ascii=False, sort_keys=True)
         for spec in header.arrays:
             array = file.create_dataset(spec.name, (header.rows, header.views, *spec.tail), spec.storage_dtype)
@@ -60,6 +63,7 @@ def assemble(source: Copied, target: Path) -> None:
         file.create_dataset(LEDGER, data=np.bytes_(journal.ledger))
         metadata = {name: content.decode() for name, content in journal.metadata.items()}
         file.create_dataset(METADATA, data=np.bytes_(json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode()))
+    write_block(target, second, [spec.name for spec in header.arrays])
     copy = Hdf5File(target)
     try:
         check_copy(copy, source)
@@ -107,7 +111,8 @@ def _room(source: Copied) -> int:
     texts = (*(getattr(table, name) for name in TEXT_COLUMNS), source.status())
     words = sum(2 * len(str(value).encode()) + 64 for column in texts for value in column)
     small = len(journal.ledger) + 2 * sum(map(len, journal.metadata.values())) + len(json.dumps(header.to_json()))
-    return features + words + np.asarray(table.target).nbytes + 2 * small + 2**17
+    block = room_for(SecondCopy(journal.metadata, journal.ledger))
+    return features + words + np.asarray(table.target).nbytes + 2 * small + block + 2**17
 
 
 def _text(file: h5py.File, name: str, values: Sequence[str] | npt.NDArray[Any]) -> None:
@@ -124,7 +129,7 @@ class Hdf5File:
         except OSError as error:
             raise StoreDamagedError(
                 f"{path} cannot be opened as HDF5: it is cut off, damaged or something else ({error}). "
-                "Restore it, or remove it and extract again."
+                f"Mend it with: featurecache verify {path} --repair"
             ) from error
         try:
             self._load()
@@ -145,7 +150,7 @@ class Hdf5File:
         known = {name: zlib.crc32(content) for name, content in self._journal.metadata.items()}
         if shown != json.loads(json.dumps(self.header.to_json())) or not known.items() <= files.items():
             raise StoreDamagedError(
-                f"{self.path}: the header is not the one that was written. Restore it, or extract again."
+                f"{self.path}: the header is not the one that was written. Mend it with: featurecache verify {self.path} --repair"
             )
         self._table: RowTable | None = None
         self._maps: dict[str, npt.NDArray[Any]] = {}
@@ -169,12 +174,19 @@ class Hdf5File:
         """Return the ledger and Zarr's metadata."""
         return self._journal
 
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Return array of rows -> (first byte, number of bytes) in the file, of those that lie in one piece."""
+        found = {spec.name: self._file[spec.name].id for spec in self.header.arrays}
+        return {n: (i.get_offset(), i.get_storage_size()) for n, i in found.items() if i.get_offset() is not None}
+
     def block(self, spec: ArraySpec, rows: slice) -> npt.NDArray[Any]:
         """Return (B, V, ...) of consecutive rows, read from the file and not mapped."""
         try:
             return np.asarray(self._file[spec.name][rows])
         except (OSError, KeyError, ValueError) as error:
-            raise StoreDamagedError(f"{self.path}: {spec.name} cannot be read: {error}. Restore the file.") from error
+            raise StoreDamagedError(
+                f"{self.path}: {spec.name} cannot be read: {error}. Mend it with: featurecache verify {self.path} --repair"
+            ) from error
 
     def constant(self, name: str) -> npt.NDArray[Any]:
         """Return an array of the classes, whole, in storage dtype."""
@@ -190,7 +202,7 @@ class Hdf5File:
                 return cut.encoded(np.asarray(self._file[spec.name][at(classes)]))
             except (OSError, KeyError, ValueError, TypeError) as error:
                 raise StoreDamagedError(
-                    f"{self.path}: {spec.name} cannot be read: {error}. Restore the file."
+                    f"{self.path}: {spec.name} cannot be read: {error}. Mend it with: featurecache verify {self.path} --repair"
                 ) from error
 
         return checked_pieces(self.path, cut, self._journal.state().files, content)
@@ -228,7 +240,9 @@ class Hdf5File:
         first = offset - offset % mmap.ALLOCATIONGRANULARITY
         length = offset - first + count * spec.storage_dtype.itemsize
         if first + length > os.fstat(handle).st_size:
-            raise StoreDamagedError(f"{self.path} is cut off inside {spec.name}. Restore it, or extract again.")
+            raise StoreDamagedError(
+                f"{self.path} is cut off inside {spec.name}. Mend it with: featurecache verify {self.path} --repair"
+            )
         pages = mmap.mmap(handle, length, access=mmap.ACCESS_COPY, offset=first)
         return np.frombuffer(pages, spec.storage_dtype, count, offset - first).reshape(shape)
 

@@ -48,7 +48,8 @@ def read_records(path: Path) -> tuple[list[Record], int]:
         records, size = good_records(file)
     if not records:
         raise StoreDamagedError(
-            f"{path} holds no readable record, so nothing in this store can be trusted. Extract it again."
+            f"{path} holds no readable record, so nothing in this store can be trusted. Mend it with: "
+            f"featurecache verify {path.parent} --repair"
         )
     return records, size
 

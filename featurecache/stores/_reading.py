@@ -84,7 +84,7 @@ class StoredRows:
         found = file.stat().st_size if file.exists() else None
         if found != size:
             seen = "is gone" if found is None else f"has {found} bytes instead of {size}"
-            raise StoreDamagedError(f"{file} {seen}. Restore it, or remove this store and extract again.")
+            raise StoreDamagedError(f"{file} {seen}. Mend it with: featurecache verify {self.path} --repair")
         return file
 
     def block(self, spec: ArraySpec, rows: slice) -> npt.NDArray[Any]:

@@ -23,6 +23,7 @@ from featurecache.stores import _ledger
 from featurecache.stores._chunks import ChunkWriter, check_unfilled
 from featurecache.stores._creation import LEDGER
 from featurecache.stores._explaining import explained
+from featurecache.stores._second_copy import keep_copy, remove_copy
 
 LOCK = "writer.lock"
 
@@ -113,7 +114,9 @@ class Writer:
                 target = self.path / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(target, content)
+            remove_copy(self.path)
             _ledger.replace(self.path / LEDGER, self.state.records(rows))
+            keep_copy(self.path, self.path / LEDGER)
         self.state.finished = True
 
     def let_go(self) -> None:

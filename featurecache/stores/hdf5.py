@@ -17,6 +17,7 @@ import numpy.typing as npt
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreDamagedError, StoreError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header
+from featurecache.stores import _hdf5_verifying
 from featurecache.stores._agreement import check_extends
 from featurecache.stores._choosing import readable
 from featurecache.stores._constants import ClassValues, Piece
@@ -30,7 +31,7 @@ from featurecache.stores._writer import Lock
 from featurecache.stores.zarr import ZarrStore
 
 SUFFIXES = (".h5", ".hdf5")
-planned = in_one_piece
+planned, examine, mend = in_one_piece, _hdf5_verifying.examine, _hdf5_verifying.mend
 
 
 def exists(path: Path) -> bool:

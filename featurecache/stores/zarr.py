@@ -13,7 +13,7 @@ import zarr
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreContentsError, StoreError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header
-from featurecache.stores import _ledger
+from featurecache.stores import _ledger, _restoring, _verifying
 from featurecache.stores._agreement import check_extends
 from featurecache.stores._choosing import readable
 from featurecache.stores._constants import (
@@ -34,7 +34,7 @@ from featurecache.stores._reading import StoredRows
 from featurecache.stores._writer import LOCK, Lock, Writer, acquire
 
 SUFFIXES = (".zarr",)
-planned = in_chunks
+planned, examine, mend = in_chunks, _verifying.examine, _restoring.mend
 
 
 def create(

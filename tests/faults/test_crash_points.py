@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from featurecache.features import ArraySpec, Header, Layer
-from featurecache.stores import create_store, gaps, lacking, open_store, united
+from featurecache.stores import create_store, examine_store, gaps, lacking, open_store, united
 from tests.faults.extent import sampled
 from tests.featurecache.stores.contract import files, header, table
 
@@ -133,6 +133,7 @@ def test_whatever_step_is_the_last_the_end_is_the_same(whole, tmp_path, monkeypa
         assert die(path, last) == 0
         if path.exists():
             check_readable(path)
+            assert examine_store(path).damages == (), f"killed at step {last}"
         work(path, narrow())
         assert files(path) == whole, f"killed at step {last}"
 

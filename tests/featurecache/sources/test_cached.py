@@ -196,7 +196,7 @@ class TestWhatIsTouched:
     def test_a_layer_whose_file_is_gone_is_refused_before_the_first_batch(self, store):
         shutil.rmtree(store.path / "layers/cls/01" / "c")
 
-        with pytest.raises(StoreDamagedError, match="is gone. Restore it"):
+        with pytest.raises(StoreDamagedError, match="is gone. Mend it with: featurecache verify .* --repair"):
             CachedSource(open_store(store.path), NAMES, EVERY)
 
     def test_an_array_that_the_store_does_not_hold_is_refused_with_those_that_it_does(self, store):
