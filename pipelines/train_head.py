@@ -16,6 +16,7 @@ from featurecache.checks import check
 from featurecache.devices import environment, resolve_device
 from featurecache.files import write_atomic
 from featurecache.metrics import primary
+from featurecache.places import Place
 from featurecache.provenance import provenance
 from featurecache.reports import Table
 from featurecache.runs import is_done, read_run, write_record
@@ -36,8 +37,8 @@ from pipelines.objectives.cross_entropy import build as cross_entropy
 class TrainHeadConfig:
     """Train a light head on cached features; no image is read and no backbone is built."""
 
-    store: Path
-    """Store written by extract-features."""
+    store: Place
+    """Store written by extract-features; s3://bucket/x.zarr and the like are read where they lie."""
     out: Path
     """Run folder to write."""
     head: str = "linear"

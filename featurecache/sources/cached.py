@@ -92,10 +92,14 @@ class CachedSource:
         return len(self.rows)
 
     def fits_memory(self) -> bool:
-        """Return whether the arrays take less than half of the machine's memory, so that random access stays in RAM."""
+        """Return whether the arrays take less than half of the machine's memory, so that random access stays in RAM.
+
+        Of a store that is not on this machine, whether they take less than it keeps of what it has fetched.
+        """
         specs = [self.store.header.array(name) for name in self.arrays]
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return sum(spec.row_bytes for spec in specs) * self.store.header.rows * self.views < memory / 2
+        room = getattr(self.store, "room", memory / 2)
+        return sum(spec.row_bytes for spec in specs) * self.store.header.rows * self.views < room
 
     def _tensor(self, name: str, view: int) -> Tensor | None:
         mapped = self.store.mapped(name, view)
