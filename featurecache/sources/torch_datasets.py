@@ -98,15 +98,15 @@ class Gathered(Sequence[Sample]):
     """Samples that were read at once; each is a view of the batch, and `batched` returns the batch itself."""
 
     batch: Sample
-    count: int
+    length: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(self.count))]
-        if not -self.count <= place < self.count:
+            return [self[i] for i in range(*place.indices(self.length))]
+        if not -self.length <= place < self.length:
             raise IndexError(place)
         return _one(self.batch, place)
 
@@ -206,7 +206,8 @@ class FeatureStream(torch.utils.data.IterableDataset[Sample]):
         self.selection = _selection(store, arrays, split, views, dtype, form, labelled)
         self.batch_size, self.order, self.seed, self.even = batch_size, order, seed, even
         self._rank = rank
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see a new epoch
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see a new epoch
         self._source: CachedSource | None = self.selection.opened()
 
     @property
