@@ -46,7 +46,7 @@ from pipelines.train_head import TrainHeadConfig, planned, train_head
 from save_features import SaveFeaturesConfig, save_features
 
 MIB, MEMORY_LIMIT = 2**20, 1.1
-CLASSES, SHARES = 10, ("train",) * 8 + ("val", "test")
+CLASSES, SHARES = 7, ("train",) * 8 + ("val", "test")
 
 
 def anonymous() -> int:
@@ -115,6 +115,7 @@ def of_training(path: Path, folder: Path) -> tuple[int, int]:
     HEADS.load("linear")
     config = TrainHeadConfig(store=path, out=folder / "run", epochs=1, lr=0.01, quiet=True)
     shutil.rmtree(config.out, ignore_errors=True)
+    config.out.mkdir()
     store = open_store(path)
     return peak_added(lambda: train_head(store, planned(store, config), config)), table_bytes(store.table())
 
