@@ -85,7 +85,7 @@ def scored_rows(store: FeatureStore) -> npt.NDArray[np.int64]:
     table = store.table()
     targets = np.asarray(table.target)
     labelled = targets >= 0 if targets.ndim == 1 else ~np.isnan(targets.astype(np.float64)).any(1)
-    return np.flatnonzero((store.status() == "ok") & (np.asarray(table.split) == "train") & labelled)
+    return np.flatnonzero(store.readable() & (np.asarray(table.split) == "train") & labelled)
 
 
 def score_array(store: FeatureStore, spec: ArraySpec, rows: npt.NDArray[np.int64]) -> dict[str, Any]:

@@ -211,8 +211,10 @@ def split_rows(store: FeatureStore, *splits: str) -> npt.NDArray[np.int64]:
             f"{store.path} is not finished: {sum(map(len, gaps))} of {store.header.rows} rows are not committed. "
             "Run the same extract-features command again; it goes on where it stopped."
         )
-    keep = (store.status() == "ok") & np.isin(np.asarray(store.table().split), splits)
-    return np.flatnonzero(keep)
+    column, among = np.asarray(store.table().split), np.zeros(store.header.rows, dtype=bool)
+    for split in splits:
+        among |= column == split
+    return np.flatnonzero(among & store.readable())
 
 
 def ordered(rows: npt.NDArray[np.int64], order: Order, seed: int) -> npt.NDArray[np.int64]:

@@ -55,6 +55,9 @@ class FeatureStore(Protocol):
     def status(self) -> npt.NDArray[Any]:
         """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
 
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """Return (N,) whether a row is committed and its image could be read: where `status` is "ok", without the text."""
+
     def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
         """Take in what `header` holds more: arrays and views, which are then missing in every row; classes at once.
 

@@ -30,7 +30,7 @@ from featurecache.stores._chunks import chunk_key
 from featurecache.stores._constants import CLASSES, Cut, Piece, checked_pieces
 from featurecache.stores._copying import Journal, header_from
 from featurecache.stores._creation import LEDGER, ROOT, snapshot
-from featurecache.stores._layout import TABLE_COLUMNS
+from featurecache.stores._layout import TABLE_COLUMNS, column
 from featurecache.stores.zarr import ZarrStore
 
 CACHE_SHARE = 4
@@ -154,7 +154,7 @@ def _columns(contents: Mapping[str, bytes]) -> dict[str, Any]:
     """Return the columns of the row table in the files of their arrays, by zarr itself."""
     buffer = default_buffer_prototype().buffer
     memory = MemoryStore({name: buffer.from_bytes(content) for name, content in contents.items()})
-    return {name: zarr.open_array(memory, path=name, mode="r", zarr_format=3)[:] for name in TABLE_COLUMNS}
+    return {name: column(zarr.open_array(memory, path=name, mode="r", zarr_format=3)) for name in TABLE_COLUMNS}
 
 
 class RemoteRows:

@@ -77,7 +77,7 @@ class TestMapStyle:
 
         seen = [rows_in(DataLoader(dataset, batch_size=64, sampler=s, collate_fn=batched)) for s in samplers]
 
-        assert sorted(sum(seen, [])) == train.tolist()
+        assert sorted(row for part in seen for row in part) == train.tolist()
 
     def test_it_travels_as_a_path_and_opens_the_store_anew(self, path):
         dataset = FeatureDataset(path, split="train")
@@ -128,7 +128,7 @@ class TestStream:
             rows_in(DataLoader(s, batch_size=None, num_workers=2, multiprocessing_context="fork")) for s in streams
         ]
 
-        assert sorted(sum(parts, [])) == train.tolist()
+        assert sorted(row for part in parts for row in part) == train.tolist()
 
     def test_its_values_are_those_of_the_rows(self, path):
         (batch,) = FeatureStream(path, split="val", form="dict", batch_size=1000)
