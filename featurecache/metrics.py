@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 Metric = Callable[[Floats], float]
 """(N,) sample weights -> value; a bootstrap draw is a vector of weights."""
 
-PIECE = 65536
+PIECE = 8192
 """Rows of which scores are taken apart at a time."""
 BINS = 15
 """Equal bins of confidence for the calibration error (Guo et al., 2017)."""

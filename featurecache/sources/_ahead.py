@@ -49,7 +49,7 @@ class Ahead:
 
 
 def _runs(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    ascending = np.sort(rows)
+    ascending = rows if (rows[1:] >= rows[:-1]).all() else np.sort(rows)
     edges = np.flatnonzero(np.diff(ascending) > NEAR) + 1
     for run in np.split(ascending, edges):
         yield int(run[0]), int(run[-1]) + 1

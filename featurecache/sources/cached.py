@@ -165,7 +165,8 @@ class CachedSource:
             yield lambda stop: None
             return
         row_bytes = sum(values[0].nbytes for values in mapped)
-        window = BLOCK * POOL if order == "blocks" else max(1, WINDOW_BYTES // row_bytes)
+        pool = BLOCK * POOL
+        window = pool if order == "blocks" else min(pool, max(1, WINDOW_BYTES // row_bytes))
         ahead = Ahead(mapped, rows, window)
         try:
             yield ahead.reach
