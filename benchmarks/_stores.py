@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,12 @@ WRITTEN = 1024
 """Rows drawn at a time."""
 
 
-def random_store(path: Path, header: Header) -> FeatureStore:
-    """Write the store that `header` describes, every row labelled and for training, and open it for reading."""
+def random_store(path: Path, header: Header, splits: Sequence[str] = ("train",)) -> FeatureStore:
+    """Write the store that `header` describes, every row labelled, of these splits in turn, and open it for reading."""
     rng, rows, nothing = np.random.default_rng(0), header.rows, [""] * header.rows
     table = RowTable(
         sample_id=[f"class/{row:08d}.jpg" for row in range(rows)], target=np.arange(rows) % len(header.class_names),
-        split=["train"] * rows, domain=nothing, group=nothing,
+        split=[splits[row % len(splits)] for row in range(rows)], domain=nothing, group=nothing,
     )  # fmt: skip
     store = create_store(path, header, table, chunk_multiple=64)
     for start in range(0, rows, WRITTEN):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from featurecache.errors import ConfigError
+from featurecache.places import Url, is_url
 from featurecache.registry import nearest, plain
 
 T = TypeVar("T")
@@ -76,8 +77,19 @@ def _typed(values: Mapping[str, Any], hints: Mapping[str, Any], what: str) -> tu
         try:
             given[key] = coerce(value, hints[key])
         except (TypeError, ValueError):
-            problems.append(f"{name} must be {describe(hints[key])}, got {value!r}")
+            problems.append(f"{name} must be {describe(hints[key])}, got {value!r}{_of_places(value, hints[key])}")
     return given, problems
+
+
+def _of_places(value: Any, hint: Any) -> str:
+    """Return the way out for who names a place beyond this machine where only its own disks will do."""
+    if not is_url(value) or Path not in (hint, *get_args(hint)):
+        return ""
+    return (
+        ", which is not on this machine. Such a place is only read, by verbs that train from a store: rows become real by "
+        "fsync, rename and a lock, which it has not. Write on a disk here, copy the finished store there, and check the "
+        f"copy: featurecache info {value}"
+    )
 
 
 def describe(hint: Any) -> str:
@@ -91,7 +103,7 @@ def describe(hint: Any) -> str:
         return f"a list of {describe(get_args(hint)[0])}"
     if _is_mapping(origin):
         return "names with values"
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path", Url: "a URL"}
     return names.get(hint, "nothing" if hint is type(None) else str(getattr(hint, "__name__", hint)))
 
 
@@ -149,6 +161,8 @@ def _scalar(value: Any, hint: Any) -> Any:
         raise TypeError(value)
     if isinstance(value, bool) or value is None:
         raise TypeError(value)
+    if hint is Path and is_url(value):  # a Path would swallow a slash and name a folder here
+        raise ValueError(value)
     if hint is int and isinstance(value, float) and not value.is_integer():
         raise ValueError(value)
     if hint is float and not math.isfinite(float(value)):

@@ -62,6 +62,10 @@ class FeatureValueError(FeatureCacheError, ValueError):
     """Features that must not be stored: NaN, infinite, or beyond the store's dtype."""
 
 
+class PlaceError(FeatureCacheError, OSError):
+    """A place beyond this machine that cannot be reached, or only be read."""
+
+
 class StoreError(FeatureCacheError, ValueError):
     """A feature store that cannot be used as asked."""
 

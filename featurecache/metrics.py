@@ -16,6 +16,8 @@ Floats = npt.NDArray[np.float64]
 Metric = Callable[[Floats], float]
 """(N,) sample weights -> value; a bootstrap draw is a vector of weights."""
 
+PIECE = 8192
+"""Rows of which scores are taken apart at a time."""
 BINS = 15
 """Equal bins of confidence for the calibration error (Guo et al., 2017)."""
 DRAWS: dict[Task, int] = {"classification": 1000, "multilabel": 200, "regression": 1000}
@@ -50,7 +52,7 @@ def measure(
         groups: N keys of samples that belong together; "" or None: every sample is its own group.
         seed: of the bootstrap.
     """
-    metrics = METRICS[task](np.asarray(scores, dtype=np.float64), np.asarray(targets))
+    metrics = METRICS[task](scores, np.asarray(targets))
     whole = np.ones(len(targets))
     drawn: dict[str, list[float]] = {name: [] for name in metrics}
     for weights in _draws(len(targets), groups, seed, DRAWS[task]):
@@ -73,25 +75,38 @@ def score(scores: npt.NDArray[Any], targets: npt.NDArray[Any], task: Task) -> tu
     Scores that are not finite give (NaN, NaN). A metric that these targets leave undefined (R2 of one row, no label with
     both answers) is minus infinity for every candidate, so that the loss decides.
     """
-    values, count = np.asarray(scores, dtype=np.float64), np.ones(len(targets))
+    values, count = np.asarray(scores), np.ones(len(targets))
     if not np.isfinite(values).all():
         return float("nan"), float("nan")
     metric = METRICS[task](values, targets)
     if task == "classification":
-        highest = values.max(1, keepdims=True)
-        normaliser = np.log(np.exp(values - highest).sum(1)) + highest[:, 0]
-        loss = float((normaliser - values[np.arange(len(targets)), targets]).mean())
+        loss = float(np.concatenate([_losses(values[piece], targets[piece]) for piece in _pieces(len(values))]).mean())
     elif task == "multilabel":
+        values = np.asarray(values, dtype=np.float64)
         loss = float((np.logaddexp(0, values) - targets * values).mean())
     else:
-        loss = float(np.square(values - targets).mean())
+        loss = float(np.square(np.asarray(values, dtype=np.float64) - targets).mean())
     found = metric[primary(task)](count)
     return found if np.isfinite(found) else -float("inf"), -loss
 
 
+def _pieces(count: int) -> list[slice]:
+    return [slice(start, start + PIECE) for start in range(0, max(count, 1), PIECE)]
+
+
+def _losses(scores: Floats, targets: npt.NDArray[Any]) -> Floats:
+    """Return (B,) cross-entropies."""
+    values = np.asarray(scores, dtype=np.float64)
+    highest = values.max(1, keepdims=True)
+    normaliser = np.log(np.exp(values - highest).sum(1)) + highest[:, 0]
+    return np.asarray(normaliser - values[np.arange(len(targets)), targets])
+
+
 def _draws(count: int, groups: Sequence[str] | None, seed: int, draws: int) -> Iterator[Floats]:
-    keys = np.array([group or f"\0{i}" for i, group in enumerate(groups)] if groups is not None else np.arange(count))
-    _, member = np.unique(keys, return_inverse=True)
+    if groups is None or not any(groups):
+        member = np.arange(count)
+    else:
+        _, member = np.unique(np.array([g or f"\0{i}" for i, g in enumerate(groups)]), return_inverse=True)
     number = int(member.max()) + 1
     draw = generator("bootstrap", seed)
     for _ in range(draws):
@@ -109,15 +124,19 @@ def _classification(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metr
     hit = (predicted == targets) + 0.0
     metrics: dict[str, Metric] = {"top1": lambda w: float(w @ hit / w.sum())}
     if scores.shape[1] > 5:
-        own = np.take_along_axis(scores, targets[:, None], axis=1)
-        among = ((scores > own).sum(1) < 5) + 0.0
+        among = np.concatenate([_among_five(scores[piece], targets[piece]) for piece in _pieces(len(scores))])
         metrics["top5"] = lambda w: float(w @ among / w.sum())
-    confidence = _softmax(scores).max(1)
+    confidence = np.concatenate([_softmax(scores[piece]).max(1) for piece in _pieces(len(scores))])
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     metrics["balanced_accuracy"] = lambda w: _balanced(predicted, targets, w)
     metrics["macro_f1"] = lambda w: _macro_f1(predicted, targets, w)
     metrics["ece"] = lambda w: float(np.abs(np.bincount(bins, w * (hit - confidence), BINS)).sum() / w.sum())
     return metrics
+
+
+def _among_five(scores: Floats, targets: npt.NDArray[Any]) -> Floats:
+    own = np.take_along_axis(scores, targets[:, None], axis=1)
+    return np.asarray(((scores > own).sum(1) < 5) + 0.0)
 
 
 def _balanced(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], weights: Floats) -> float:
@@ -140,6 +159,7 @@ def _recalls(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], classes: in
 
 
 def _multilabel(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
+    scores = np.asarray(scores, dtype=np.float64)
     ranked = [_Ranking.of(scores[:, k], targets[:, k]) for k in range(targets.shape[1])]
 
     def over_labels(of_counts: Callable[[Floats, Floats], float]) -> Metric:
@@ -187,7 +207,7 @@ def _auroc(right: Floats, wrong: Floats) -> float:
 
 
 def _regression(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
-    values = np.asarray(targets, dtype=np.float64)
+    values, scores = np.asarray(targets, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     squares, distances = np.square(scores - values), np.abs(scores - values).mean(1)
 
     def r2(weights: Floats) -> float:
@@ -205,5 +225,6 @@ METRICS: dict[Task, Callable[[Floats, npt.NDArray[Any]], dict[str, Metric]]] = {
 
 
 def _softmax(scores: Floats) -> Floats:
-    powers = np.exp(scores - scores.max(1, keepdims=True))
+    values = np.asarray(scores, dtype=np.float64)
+    powers = np.exp(values - values.max(1, keepdims=True))
     return np.asarray(powers / powers.sum(1, keepdims=True))

@@ -35,7 +35,8 @@ def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
     arrays = [spec for spec in store.header.arrays if len(spec.tail) == 1 and spec.name != "logits"]
     fresh = [spec for spec in arrays if spec.name not in kept.entries]
     rows = scored_rows(store) if fresh else np.empty(0, np.int64)
-    if len(rows) and len(np.unique(np.asarray(store.table().target)[rows], axis=0)) > 1:
+    targets = np.asarray(store.table().target)[rows]
+    if len(rows) and bool((targets != targets[0]).any()):
         kept.add(score_array(store, spec, rows) for spec in fresh)
     return [kept.entries[spec.name] for spec in arrays if spec.name in kept.entries]
 
@@ -91,7 +92,7 @@ def scored_rows(store: FeatureStore) -> npt.NDArray[np.int64]:
     table = store.table()
     targets = np.asarray(table.target)
     labelled = targets >= 0 if targets.ndim == 1 else ~np.isnan(targets.astype(np.float64)).any(1)
-    return np.flatnonzero((store.status() == "ok") & (np.asarray(table.split) == "train") & labelled)
+    return np.flatnonzero(store.readable() & (np.asarray(table.split) == "train") & labelled)
 
 
 def score_array(store: FeatureStore, spec: ArraySpec, rows: npt.NDArray[np.int64]) -> dict[str, Any]:

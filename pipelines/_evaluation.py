@@ -14,16 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from featurecache.features import Task
-from featurecache.files import write_atomic
+from featurecache.files import write_whole
 from featurecache.metrics import Measured, measure
 from featurecache.sources.cached import CachedSource
 from pipelines._fitting import outputs_of
+
+ROW_GROUP = 16384
+"""Rows of predictions that are put into words at a time."""
 
 
 def evaluate(head: nn.Module, source: CachedSource, task: Task, device: str) -> tuple[dict[str, Any], Tensor]:
     """Return (metric name -> value and interval, (N, C) logits) of a head over the rows of a store."""
     logits, targets = outputs_of(head, source, device)
-    groups = np.asarray(source.store.table().group)[source.rows].tolist()
+    column = np.asarray(source.store.table().group)[source.rows]
+    groups = column.tolist() if (column != "").any() else None
     measured = measure(logits.numpy(), targets.numpy(), task, groups=groups)
     return {name: _plain(value) for name, value in measured.items()}, logits
 
@@ -77,7 +81,19 @@ def said(answer: Tensor, class_names: Sequence[str], task: Task) -> str | float 
 def write_predictions(folder: Path, source: CachedSource, logits: Tensor) -> None:
     """Write `predictions.parquet` for the rows of a source, from their (N, C) logits."""
     table, header = source.store.table(), source.store.header
-    ids, targets = np.asarray(table.sample_id)[source.rows], np.asarray(table.target)[source.rows]
-    sink = pa.BufferOutputStream()
-    pa.parquet.write_table(prediction_table(ids.tolist(), targets, logits, header.class_names, header.task), sink)
-    write_atomic(folder / "predictions.parquet", sink.getvalue().to_pybytes())
+
+    def group(start: int) -> pa.Table:
+        """Return the lines of some rows: words for all of them at once would take more memory than the features."""
+        rows = source.rows[start : start + ROW_GROUP]
+        ids, targets = np.asarray(table.sample_id)[rows].tolist(), np.asarray(table.target)[rows]
+        return prediction_table(ids, targets, logits[start : start + ROW_GROUP], header.class_names, header.task)
+
+    first = group(0)
+
+    def write(path: Path) -> None:
+        with pa.parquet.ParquetWriter(path, first.schema) as writer:
+            writer.write_table(first)
+            for start in range(ROW_GROUP, len(source), ROW_GROUP):
+                writer.write_table(group(start))
+
+    write_whole(folder / "predictions.parquet", write)

@@ -22,8 +22,8 @@ def labelled_rows(store: FeatureStore, split: str) -> npt.NDArray[np.int64]:
 def trainable(train: CachedSource) -> list[tuple[bool, str]]:
     """Return the conditions, as `check` takes them, under which there is something to learn."""
     path, task = train.store.path, train.store.header.task
-    seen = np.unique(np.asarray(train.store.table().target)[train.rows])
-    nothing, alike = not len(train), task == "classification" and len(seen) == 1
+    seen = np.asarray(train.store.table().target)[train.rows]
+    nothing, alike = not len(train), task == "classification" and len(seen) > 0 and bool((seen == seen[0]).all())
     return [
         (not nothing, f"{path} holds no labelled training rows, so there is nothing to learn from"),
         (not alike, f"all training rows of {path} are of one class, so there is nothing to tell apart"),

@@ -113,7 +113,7 @@ def run(config: EmbedConfig) -> EmbedReport:
     )  # fmt: skip
     store = open_store(place)
     try:
-        rows = np.flatnonzero(store.status() == "ok")
+        rows = np.flatnonzero(store.readable())
         (_write_npy if config.kind == "npy" else _write_parquet)(config.out, store, rows)
         width = store.header.array("embedding").tail[0]
     finally:

@@ -14,6 +14,7 @@ import numpy as np
 from featurecache.backbones import BACKBONES
 from featurecache.datasets import DATASETS
 from featurecache.errors import StoreNotFoundError
+from featurecache.places import Place
 from featurecache.reports import Table
 from featurecache.runs import CONFIG, read_run
 from featurecache.stores import STORES, FeatureStore, open_store, store_exists
@@ -25,8 +26,8 @@ from pipelines.train_head import TrainReport
 class InfoConfig:
     """Say what a store or a run holds, from its own files alone."""
 
-    store: Path
-    """A store written by extract-features, or a run folder written by train-head."""
+    store: Place
+    """A store written by extract-features (s3://bucket/x.zarr too), or a run folder written by train-head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def info(config: InfoConfig) -> Facts:
     Raises:
         StoreNotFoundError, StoreError, RunError: nothing is there, it is neither, or the run did not finish.
     """
-    if (config.store / CONFIG).exists():
+    if isinstance(config.store, Path) and (config.store / CONFIG).exists():
         return _run_facts(config.store)
     if not store_exists(config.store):
         raise StoreNotFoundError(f"{config.store} does not exist. Name a store, or the folder of a run.")

@@ -12,6 +12,7 @@ import numpy as np
 from featurecache.checks import check
 from featurecache.errors import StoreContentsError
 from featurecache.features import differences
+from featurecache.places import Place
 from featurecache.reports import Table
 from featurecache.scoring import scored_rows
 from featurecache.stores import FeatureStore, open_store
@@ -22,8 +23,8 @@ from pipelines.scores import SCORES, Agreement, Point, agreements, measured, ref
 class RankConfig:
     """Rank the layers of feature stores by scores such as LogME, from the stores alone: no image is read, no backbone is built."""
 
-    stores: tuple[Path, ...]
-    """Stores written by extract-features."""
+    stores: tuple[Place, ...]
+    """Stores written by extract-features; s3://bucket/x.zarr and the like are read where they lie."""
     metric: tuple[str, ...] = ()
     """Score to rank by: logme (the default), or another such as h_score or leep, or all; may be given several times, the first sorts."""
     against: tuple[Path, ...] = ()
@@ -101,7 +102,7 @@ def run(config: RankConfig) -> RankReport:
     return RankReport(metrics=metrics, entries=ranked, notes=notes, agreements=tuple(found), runs=tuple(remarks))
 
 
-def _scorable(path: Path) -> FeatureStore:
+def _scorable(path: Place) -> FeatureStore:
     store = open_store(path)
     gaps = store.missing()
     if gaps:

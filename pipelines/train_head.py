@@ -16,11 +16,13 @@ from featurecache.checks import check
 from featurecache.devices import environment, resolve_device
 from featurecache.files import write_atomic
 from featurecache.metrics import primary
+from featurecache.places import Place
 from featurecache.provenance import provenance
 from featurecache.reports import Table
 from featurecache.runs import is_done, read_run, write_record
-from featurecache.sources import Order
+from featurecache.sources import FeatureSource, Order
 from featurecache.sources.cached import CachedSource
+from featurecache.sources.staged import staged
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, refusals, save_head
@@ -39,8 +41,8 @@ LEAST_EPOCHS, LEAST_STEPS = 50, 1000
 class TrainHeadConfig:
     """Train a light head on cached features; no image is read and no backbone is built."""
 
-    store: Path
-    """Store written by extract-features."""
+    store: Place
+    """Store written by extract-features; s3://bucket/x.zarr and the like are read where they lie."""
     out: Path
     """Run folder to write."""
     head: str = "linear"
@@ -221,7 +223,10 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
         head = build_head(config.head, spec, config.head_option)
         chosen = head.solve(train.walk(4096)) if isinstance(head, ClosedForm) else {}
         member = Member(head, config.lr or 0.0, config.weight_decay)
-        fit([member], train, sources["val"], objective, _recipe(config, train), task)
+        feeds: Mapping[str, FeatureSource] = {"train": train, "val": sources["val"]}
+        if config.epochs and any(p.requires_grad for p in head.parameters()):
+            feeds = staged({"train": train, "val": sources["val"]}, config.device)
+        fit([member], feeds["train"], feeds["val"], objective, _recipe(config, train), task)
     metrics = {}
     for split in ("val", "test"):
         if len(sources[split]):

@@ -34,6 +34,7 @@ LEVELS = (
         "decoders",
         "features",
         "files",
+        "places",
         "seeding",
         "devices",
         "extracted",

@@ -57,7 +57,7 @@ def test_one_console_script_is_installed(wheel):
     assert any(name.endswith("entry_points.txt") for name in wheel)
 
 
-OF_EXTRAS = {"featurecache/sources/_fast_jpeg.py": {"simplejpeg"}}
+OF_EXTRAS = {"featurecache/sources/_fast_jpeg.py": {"simplejpeg"}, "featurecache/places.py": {"fsspec"}}
 """File -> what it imports when it is asked for, and an extra installs."""
 
 
@@ -65,7 +65,8 @@ def test_what_is_imported_is_required():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     required = {re.split("[<>=]", line)[0].lower() for line in config["options"]["install_requires"].split()}
-    extras = set(re.split(r"[<>=\d.\s]+", config["options.extras_require"]["fast"]))
+    lines = "".join(config["options.extras_require"][name] for name in ("fast", "s3")).split()
+    extras = {re.split("[<>=]", line)[0] for line in lines}
     distributions = importlib.metadata.packages_distributions()
 
     optional = {str(path.relative_to(ROOT)): _imports(path) & extras for path in _written() if _imports(path) & extras}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +17,23 @@ from featurecache.casting import as_tensor
 from featurecache.errors import StoreContentsError
 from featurecache.features import FeatureBatch
 from featurecache.seeding import generator
-from featurecache.sources import Order
+from featurecache.sources import FeatureSource, Order
+from featurecache.sources._ahead import Ahead, can_read_ahead
 from featurecache.stores import FeatureStore
 
 BLOCK = 4096
 """Neighbouring rows that stay together in the order "blocks"."""
 POOL = 16
 """Blocks that are shuffled into each other."""
+WINDOW_BYTES = 32 * 2**20
+"""What is read ahead of a sequential pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
     """Sequential batches of a source; every iteration starts again."""
 
-    source: CachedSource
+    source: FeatureSource
     batch_size: int
 
     def __iter__(self) -> Iterator[FeatureBatch]:
@@ -87,23 +91,42 @@ class CachedSource:
         table = store.table()
         self._targets = torch.from_numpy(np.asarray(table.target))
         self._ids = np.asarray(table.sample_id)
+        self._warm = False
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def fits_memory(self) -> bool:
-        """Return whether the arrays take less than half of the machine's memory, so that random access stays in RAM."""
+        """Return whether the arrays take less than half of the machine's memory, so that random access stays in RAM.
+
+        Of a store that is not on this machine, whether they take less than it keeps of what it has fetched.
+        """
         specs = [self.store.header.array(name) for name in self.arrays]
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return sum(spec.row_bytes for spec in specs) * self.store.header.rows * self.views < memory / 2
+        room = getattr(self.store, "room", memory / 2)
+        return sum(spec.row_bytes for spec in specs) * self.store.header.rows * self.views < room
 
     def _tensor(self, name: str, view: int) -> Tensor | None:
         mapped = self.store.mapped(name, view)
         return None if mapped is None else as_tensor(mapped, self.store.header.array(name).dtype)
 
-    def gather(self, name: str, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Return (B, ...) values of one array, float32, of the clean view."""
-        return self._gather(name, 0, rows, torch.from_numpy(rows))
+    def labelled(self) -> CachedSource:
+        """Return the same without the rows that have no target."""
+        targets = self._targets[torch.from_numpy(self.rows)]
+        known = targets >= 0 if targets.ndim == 1 else ~targets.double().isnan().any(1)
+        return CachedSource(self.store, self.arrays, self.rows[known.numpy()], views=self.views)
+
+    def targets(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return (B,) or (B, K) targets of some rows."""
+        return self._targets.index_select(0, torch.from_numpy(rows))
+
+    def sample_ids(self, rows: npt.NDArray[np.int64]) -> Sequence[str]:
+        """Return the B sample ids of some rows, each looked up when it is asked for."""
+        return Ids(self._ids, rows)
+
+    def gather(self, name: str, rows: npt.NDArray[np.int64], view: int = 0) -> Tensor:
+        """Return (B, ...) values of one array, float32, of one view; 0 is the clean one."""
+        return self._gather(name, view, rows, torch.from_numpy(rows))
 
     def _gather(self, name: str, view: int, rows: npt.NDArray[np.int64], places: Tensor) -> Tensor:
         values = self._values[name, view]
@@ -122,12 +145,34 @@ class CachedSource:
 
     def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
         """Yield every row once; see `FeatureSource`. A pass that is not sequential draws a view for every row."""
-        rows = _ordered(self.rows, order, seed)
+        rows = ordered(self.rows, order, seed)
         draws = self.views > 1 and order != "sequential"
         views = generator("views", seed).integers(0, self.views, len(rows)) if draws else None
-        for start in range(0, len(rows), batch_size):
-            piece = slice(start, start + batch_size)
-            yield self.batch(rows[piece], None if views is None else views[piece])
+        with self.reading(rows, order, clean=not draws) as reach:
+            for start in range(0, len(rows), batch_size):
+                piece = slice(start, start + batch_size)
+                reach(min(start + batch_size, len(rows)))
+                yield self.batch(rows[piece], None if views is None else views[piece])
+
+    @contextmanager
+    def reading(self, rows: npt.NDArray[np.int64], order: Order, *, clean: bool) -> Iterator[Callable[[int], None]]:
+        """Yield what is called with a place of `rows` before those up to it are gathered: their pages are then in memory.
+
+        A random order has no next page, and what fits memory is read ahead in the first pass only.
+        """
+        mapped = [v for (_, view), v in self._values.items() if v is not None and (view == 0 or not clean)]
+        if order == "shuffled" or self._warm or not mapped or not can_read_ahead():
+            yield lambda stop: None
+            return
+        row_bytes = sum(values[0].nbytes for values in mapped)
+        pool = BLOCK * POOL
+        window = pool if order == "blocks" else min(pool, max(1, WINDOW_BYTES // row_bytes))
+        ahead = Ahead(mapped, rows, window)
+        try:
+            yield ahead.reach
+            self._warm = self.fits_memory()
+        finally:
+            ahead.close()
 
     def batch(self, rows: npt.NDArray[np.int64], views: npt.NDArray[np.int64] | None = None) -> FeatureBatch:
         """Return the given rows as one batch, each of its own view; None: the clean view of all."""
@@ -167,11 +212,14 @@ def split_rows(store: FeatureStore, *splits: str) -> npt.NDArray[np.int64]:
             f"{store.path} is not finished: {sum(map(len, gaps))} of {store.header.rows} rows are not committed. "
             "Run the same extract-features command again; it goes on where it stopped."
         )
-    keep = (store.status() == "ok") & np.isin(np.asarray(store.table().split), splits)
-    return np.flatnonzero(keep)
+    column, among = np.asarray(store.table().split), np.zeros(store.header.rows, dtype=bool)
+    for split in splits:
+        among |= column == split
+    return np.flatnonzero(among & store.readable())
 
 
-def _ordered(rows: npt.NDArray[np.int64], order: Order, seed: int) -> npt.NDArray[np.int64]:
+def ordered(rows: npt.NDArray[np.int64], order: Order, seed: int) -> npt.NDArray[np.int64]:
+    """Return the rows in the order of one pass, a fixed function of `order` and `seed`."""
     if order == "sequential":
         return rows
     draw = generator("row order", seed)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from featurecache.errors import ConfigError
 from featurecache.features import Header
+from featurecache.places import Url, placed
 from featurecache.registry import Registry
 from featurecache.stores._agreement import lacking, united
 from featurecache.stores._behind import WriteBehind
@@ -56,6 +57,9 @@ class FeatureStore(Protocol):
 
     def status(self) -> npt.NDArray[Any]:
         """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
+
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """Return (N,) whether a row is committed and its image could be read: where `status` is "ok", without the text."""
 
     def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
         """Take in what `header` holds more: arrays and views, which are then missing in every row; classes at once.
@@ -114,33 +118,48 @@ class FeatureStore(Protocol):
         """Release files and the writer's lock."""
 
 
-def open_store(path: str | Path, *, writable: bool = False) -> FeatureStore:
-    """Open the store at `path`; the suffix names the format.
+def open_store(path: str | Path | Url, *, writable: bool = False) -> FeatureStore:
+    """Open the store at `path`; the suffix names the format. A URL (`s3://bucket/x.zarr`) is opened for reading alone.
 
     Raises:
         StoreNotFoundError, StoreDamagedError, StoreError (a newer format), StoreBusyError (writable, and being written).
     """
-    opened: FeatureStore = format_of(Path(path)).open(Path(path), writable=writable)
+    place = placed(path)
+    if isinstance(place, Url):
+        remote: FeatureStore = _elsewhere().open_remote(place, writable=writable)
+        return remote
+    opened: FeatureStore = format_of(place).open(place, writable=writable)
     return opened
 
 
 def create_store(
-    path: str | Path, header: Header, table: RowTable, *, chunk_multiple: int, constants: ClassValues | None = None
+    path: str | Path | Url,
+    header: Header,
+    table: RowTable,
+    *,
+    chunk_multiple: int,
+    constants: ClassValues | None = None,
 ) -> FeatureStore:
     """Create a store without rows, open for writing; chunks hold a multiple of `chunk_multiple` rows.
 
     `constants` is asked for the values of the classes, a few at a time, where the header speaks of such arrays.
 
     Raises:
-        StoreError: something is there already.
+        StoreError: something is there already, or it is a place that is only read.
     """
-    create = format_of(Path(path)).create
-    created: FeatureStore = create(Path(path), header, table, chunk_multiple=chunk_multiple, constants=constants)
+    place = placed(path)
+    if isinstance(place, Url):
+        raise _elsewhere().not_written(place)
+    create = format_of(place).create
+    created: FeatureStore = create(place, header, table, chunk_multiple=chunk_multiple, constants=constants)
     return created
 
 
-def store_exists(path: Path) -> bool:
+def store_exists(path: Path | Url) -> bool:
     """Return whether anything is at `path`, or where a store of its format begins."""
+    path = placed(path)
+    if isinstance(path, Url):
+        return path.exists()
     return path.exists() or (path.suffix in _formats() and bool(format_of(path).exists(path)))
 
 
@@ -201,6 +220,12 @@ def format_of(path: Path) -> Any:
             [f"{path} must end in one of {', '.join(sorted(formats))}: the suffix names the store's format"]
         )
     return STORES.load(formats[path.suffix])
+
+
+def _elsewhere() -> Any:
+    from featurecache.stores import _remote
+
+    return _remote
 
 
 def _formats() -> dict[str, str]:

@@ -234,8 +234,8 @@ def _remove(path: Path) -> None:
 def copy_notes(source: Path, target: Path) -> None:
     """Copy provenance and scores into the folder `target`."""
     for name in NOTES:
-        if (source / name).is_dir():
+        if isinstance(source, Path) and (source / name).is_dir():
             shutil.copytree(source / name, target / name, dirs_exist_ok=True)
         elif (source / name).exists():
             target.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, target / name)
+            (target / name).write_bytes((source / name).read_bytes())

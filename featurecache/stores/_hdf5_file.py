@@ -26,7 +26,7 @@ from featurecache.stores._constants import CLASSES, Cut, Piece, assembled, at, c
 from featurecache.stores._copying import Copied, Journal, check_copy, checked_blocks, header_from
 from featurecache.stores._creation import ROOT
 from featurecache.stores._hdf5_block import room_for, write_block
-from featurecache.stores._layout import TEXT_COLUMNS
+from featurecache.stores._layout import TEXT_COLUMNS, column
 from featurecache.stores._second_copy import SecondCopy
 
 LAYOUT: Mapping[str, Any] = {"libver": ("v108", "v108"), "alignment_threshold": 1, "alignment_interval": 64}
@@ -167,8 +167,14 @@ class Hdf5File:
         """Return (N,) text: "ok" or "skipped: reason"."""
         return self._strings("status")
 
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """Return (N,) whether the image of a row could be read."""
+        readable = np.ones(self.header.rows, dtype=bool)
+        readable[list(self._journal.state().skipped)] = False
+        return readable
+
     def _strings(self, name: str) -> npt.NDArray[Any]:
-        return np.asarray(self._file[name].asstr()[:], dtype=np.dtypes.StringDType())
+        return column(self._file[name].asstr())
 
     def journal(self) -> Journal:
         """Return the ledger and Zarr's metadata."""

@@ -117,6 +117,14 @@ def _text(root: zarr.Group, name: str, values: Any, rows: int | None = None) -> 
             array[:] = np.asarray(values, dtype=np.dtypes.StringDType())
 
 
+def column(array: Any) -> npt.NDArray[Any]:
+    """Return a column of the row table, (N, ...), read a chunk at a time: zarr makes an object of every text it decodes."""
+    found = np.empty(array.shape, np.dtypes.StringDType() if array.dtype.kind in "TO" else array.dtype)
+    for start in range(0, len(found), TABLE_CHUNK):
+        found[start : start + TABLE_CHUNK] = array[start : start + TABLE_CHUNK]
+    return found
+
+
 def _column(root: zarr.Group, name: str, values: npt.NDArray[Any]) -> None:
     chunks = (min(max(len(values), 1), TABLE_CHUNK), *values.shape[1:])
     array = root.create_array(

@@ -44,7 +44,7 @@ def read_records(path: Path) -> tuple[list[Record], int]:
     Raises:
         StoreDamagedError: not even the first record can be read.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         records, size = good_records(file)
     if not records:
         raise StoreDamagedError(

@@ -140,6 +140,10 @@ class Hdf5Store:
         """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
         return self._held.status()
 
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """Return (N,) whether a row is committed and its image could be read."""
+        return self._held.readable()
+
     def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
         """Return the rows not committed in every one of `arrays` and `views` (None: all), ascending and disjoint."""
         return self._held.missing(arrays, views) if isinstance(self._held, ZarrStore) else []

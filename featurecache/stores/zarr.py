@@ -28,7 +28,7 @@ from featurecache.stores._constants import (
 from featurecache.stores._copying import Copied, Journal, check_copy, copy_notes, header_from, replacing, take_apart
 from featurecache.stores._creation import LEDGER, ROOT, checked, create_files, extend_files, settle, snapshot
 from featurecache.stores._explaining import explained
-from featurecache.stores._layout import TABLE_COLUMNS, status_files
+from featurecache.stores._layout import TABLE_COLUMNS, column, status_files
 from featurecache.stores._planning import in_chunks
 from featurecache.stores._reading import StoredRows
 from featurecache.stores._writer import LOCK, Lock, Writer, acquire
@@ -126,7 +126,7 @@ class ZarrStore:
     def table(self) -> RowTable:
         """Return the row table; read once, then kept."""
         if self._table is None:
-            columns: dict[str, Any] = {name: self._array(name)[:] for name in TABLE_COLUMNS}
+            columns: dict[str, Any] = {name: column(self._array(name)) for name in TABLE_COLUMNS}
             self._table = RowTable(**columns)
         return self._table
 
@@ -138,6 +138,14 @@ class ZarrStore:
         for gap in self.missing():
             status[gap.start : gap.stop] = ""
         return status
+
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """Return (N,) whether a row is committed and its image could be read."""
+        readable = np.ones(self.header.rows, dtype=bool)
+        readable[list(self._state.skipped)] = False
+        for gap in self.missing():
+            readable[gap.start : gap.stop] = False
+        return readable
 
     def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
         """Return the rows not committed in every one of `arrays` and `views` (None: all), ascending and disjoint."""

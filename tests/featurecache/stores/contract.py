@@ -168,6 +168,12 @@ class StoreContract:
         assert store.status()[41] == "ok"
         assert len(store.to_numpy("embedding", split="train")) == ROWS - 1
 
+    def test_readable_rows_are_those_whose_status_is_ok(self, finished):
+        store = self.reopened(finished) if hasattr(self, "reopened") else open_store(finished)
+
+        assert store.readable().tolist() == (store.status() == "ok").tolist()
+        assert 0 < store.readable().sum() < store.header.rows
+
     def test_rows_not_committed_are_not_there_after_reopening(self, path):
         store = create_store(path, header(), table(), chunk_multiple=BATCH)
         fill(store, commit_every=2, stop_after=5)

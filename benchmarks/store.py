@@ -1,17 +1,23 @@
-"""Does a store feed training as if it were RAM?
+"""What do the promises of a store cost, and does it feed training as if it were RAM?
 
-    python benchmarks/epochs.py [--rows 50000 --width 768] [--layers 12 --layer-rows 20000 --layer-width 192] [--out FILE]
+    python benchmarks/store.py [--only writes reads epochs cold] [--rows 50000 --width 768] [--layers 12 --layer-rows 20000
+        --layer-width 192] [--folder DISK] [--out FILE]
 
-One epoch of the project's own loop, over the training rows of a Zarr store (`CachedSource`) and over tensors in RAM from
-which the same batches are taken by `index_select`: the same bytes, the same dtype, the same order of rows, nothing
-else. Held against: at least 0.95 of its speed, for a linear head on one array and for an LFA head on twelve.
-The first epoch after the store is opened, which also lays its pages into the process, is told for information.
+- **writes**: rows written by the project's writer, committed every `--commit-mb`, and sealed, against the same bytes in as
+  many plain files that are synced once, at the end. Held against: at most 1.4 times the time.
+- **reads**: 256 random rows at a time, as NumPy users read them (`store.read`), against a raw memory map of one file with
+  the same bytes. Held against: at least 0.5 of its speed.
+- **epochs**: one epoch of the project's own loop over the training rows of a Zarr store (`CachedSource`), against the same
+  loop over tensors in RAM from which the same batches are taken by `index_select`: the same bytes, dtype and order of rows.
+  Held against: at least 0.95 of its speed, for a linear head on one array and for an LFA head on twelve, shuffled;
+  sequential and block-shuffled for information, and so is the first epoch after the store is opened, which also lays its
+  pages into the process.
+- **cold**: one pass over every row of a store of which the kernel holds nothing in memory, sequential and block-shuffled, as
+  the passes over a store larger than RAM are, against reading its files one after the other and nothing else. Held against:
+  at least 0.8 of that bandwidth. `--folder` says whose disk; a file system in memory has none.
 
-Then 256 random rows at a time, read from the store as NumPy users do (`store.read`), and from a raw memory map of one
-file with the same bytes. Held against: at least 0.5 of its speed.
-
-The stores are made by the project's own writer, of random features; everything is in the page cache, as after an
-extraction. A store larger than RAM is not measured here.
+The stores are made by the project's own writer, of random features; but for the last part everything is in the page cache,
+as after an extraction. Two things that are compared take turns.
 """
 
 from __future__ import annotations
@@ -29,14 +35,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _cold import measure_cold
 from _reporting import Ratio, conclude, in_turns, middle, seconds
 from _stores import random_store
+from _writing import measure_writes
 
 from featurecache.casting import as_tensor
 from featurecache.features import ArraySpec, FeatureBatch, Header, Layer, layer_array
-from featurecache.seeding import generator
 from featurecache.sources import FeatureSource, Order
-from featurecache.sources.cached import CachedSource, split_rows
+from featurecache.sources.cached import CachedSource, ordered, split_rows
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, HeadSpec
 from pipelines._fitting import Member, Recipe, fit
@@ -71,7 +78,7 @@ class InMemory:
 
     def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
         """Yield every row once."""
-        rows = np.arange(len(self)) if order == "sequential" else generator("row order", seed).permutation(len(self))
+        rows = ordered(np.arange(len(self)), order, seed)
         places = torch.from_numpy(rows)
         for start in range(0, len(self), batch_size):
             picked = places[start : start + batch_size]
@@ -93,13 +100,13 @@ def make_store(path: Path, rows: int, arrays: tuple[ArraySpec, ...], width: int)
     return random_store(path, header)
 
 
-def epoch(head: str, spec: HeadSpec, source: FeatureSource, epochs: int) -> float:
+def epoch(head: str, spec: HeadSpec, source: FeatureSource, epochs: int, order: Order = "shuffled") -> float:
     """Seconds of one epoch of a fresh head, as `train-head` runs it, without validation."""
     torch.manual_seed(0)
     room = HEADS.load(head)
     options = {"start": "published"} if head == "lfa" else {}  # the closed form of the start is no epoch
     member = Member(room.build(spec, **options), room.LEARNING_RATE, 0.01)
-    recipe = Recipe(epochs=epochs, batch_size=BATCH)
+    recipe = Recipe(epochs=epochs, batch_size=BATCH, order=order)
     return (
         seconds(lambda: fit([member], source, None, cross_entropy("classification"), recipe, "classification")) / epochs
     )
@@ -119,11 +126,17 @@ def measure_epochs(head: str, store: FeatureStore, turns: int, epochs: int) -> l
     ratios, ram = [a / b for a, b in found], middle([a for a, _ in found])
     figures = {"RAM s": ram, "store s": middle([b for _, b in found])}
     what, against = f"epoch of {head}, {len(rows)} rows x {len(arrays)} arrays", "the same loop, tensors in RAM"
+    others: list[Ratio] = []
+    for order in ("sequential", "blocks"):
+        acts = [lambda o=order: epoch(head, spec, in_memory, 1, o), lambda o=order: epoch(head, spec, cached, 1, o)]
+        speeds = [a / b for a, b in in_turns(acts, turns)]
+        others.append(Ratio(what=f"{order} {what}", against=against, value=middle(speeds), of_each_turn=speeds))
     return [
         Ratio(
             what=what, against=against, value=middle(ratios), limit=EPOCH_LIMIT, of_each_turn=ratios, figures=figures
         ),
         Ratio(what=f"first {what}", against=against, value=ram / first, figures={"store s": first}),
+        *others,
     ]
 
 
@@ -159,22 +172,38 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     settings = {name: value for name, value in vars(options).items() if name not in ("out", "folder")}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder, ratios = Path(name), []
+        folder, ratios, only = Path(name), [], options.only
+        if "writes" in only:
+            ratios.append(measure_writes(
+                folder, options.turns, rows=options.layer_rows, layers=options.layers, width=options.width,
+                commit_bytes=int(options.commit_mb * 1e6),
+            ))  # fmt: skip
         one = (ArraySpec("embedding", (options.width,), options.dtype),)
-        store = make_store(folder / "linear.zarr", options.rows, one, options.width)
-        ratios += measure_epochs("linear", store, options.turns, options.epochs)
-        if options.dtype != "bfloat16":
+        if "epochs" in only or "reads" in only:
+            store = make_store(folder / "linear.zarr", options.rows, one, options.width)
+        if "reads" in only and options.dtype != "bfloat16":
             ratios.append(measure_reads(store, folder, options.turns))
-        many = tuple(
-            ArraySpec(layer_array("cls", i), (options.layer_width,), options.dtype) for i in range(options.layers)
-        )
-        store = make_store(folder / "lfa.zarr", options.layer_rows, many, options.layer_width)
-        ratios += measure_epochs("lfa", store, options.turns, options.epochs)
-        return conclude("Training from a Zarr store against training from RAM", ratios, settings, options.out)
+        if "epochs" in only:
+            ratios += measure_epochs("linear", store, options.turns, options.epochs)
+            ratios += measure_epochs("lfa", lfa_store(folder, options), options.turns, options.epochs)
+        if "cold" in only:
+            large = make_store(folder / "cold.zarr", options.cold_rows, one, options.width)
+            large.close()
+            ratios += measure_cold(large.path, ["embedding"], options.turns, BATCH)
+        return conclude("A Zarr store: its writes, its reads, and training from it", ratios, settings, options.out)
+
+
+def lfa_store(folder: Path, options: argparse.Namespace) -> FeatureStore:
+    specs = [ArraySpec(layer_array("cls", i), (options.layer_width,), options.dtype) for i in range(options.layers)]
+    return make_store(folder / "lfa.zarr", options.layer_rows, tuple(specs), options.layer_width)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parts = ("writes", "reads", "epochs", "cold")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="parts to measure; default: all")
+    parser.add_argument("--commit-mb", type=float, default=50, help="size of a commit")
+    parser.add_argument("--cold-rows", type=int, default=500_000, help="rows of the store that is read cold")
     parser.add_argument("--rows", type=int, default=50_000, help="rows of the linear head")
     parser.add_argument("--width", type=int, default=768, help="D of its array")
     parser.add_argument("--layers", type=int, default=12, help="arrays of the LFA head")
@@ -182,7 +211,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layer-width", type=int, default=192, help="D of its arrays")
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16", help="of the stores")
     parser.add_argument("--epochs", type=int, default=1, help="epochs of one measurement")
-    parser.add_argument("--turns", type=int, default=11, help="measurements of each, in turns; the middle ratio counts")
+    parser.add_argument("--turns", type=int, default=5, help="measurements of each, in turns; the middle ratio counts")
     parser.add_argument(
         "--threads", type=int, default=1, help="threads of torch; several suffer most from other programs"
     )
