@@ -58,7 +58,7 @@ def contradicts(folder: Path, ledger: Path) -> bool:
     copy = copy_in(folder)
     if copy is None:
         return False
-    with open(ledger, "rb") as file:
+    with ledger.open("rb") as file:
         return file.read(len(copy.ledger)) != copy.ledger
 
 
