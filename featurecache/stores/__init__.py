@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.errors import ConfigError
+from featurecache.errors import ConfigError, StoreBusyError
 from featurecache.features import Header
 from featurecache.registry import Registry
 from featurecache.stores._agreement import lacking, united
@@ -22,13 +22,14 @@ from featurecache.stores._behind import WriteBehind
 from featurecache.stores._constants import ClassValues
 from featurecache.stores._explaining import explained
 from featurecache.stores._gaps import Gap, gaps, progress
+from featurecache.stores._shards import Shard
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 __all__ = [
-    "STORES", "ClassValues", "FeatureStore", "Gap", "WriteBehind", "copy_store", "create_store", "digests", "explained",
-    "format_of", "gaps", "lacking", "open_store", "planned_bytes", "progress", "same_store", "store_exists", "united",
+    "STORES", "ClassValues", "FeatureStore", "Gap", "Shard", "WriteBehind", "copy_store", "create_store", "digests", "explained",
+    "finish_share", "format_of", "gaps", "lacking", "open_store", "planned_bytes", "progress", "same_store", "store_exists", "united",
 ]  # fmt: skip
 
 STORES = Registry("store format", "featurecache.stores")
@@ -45,6 +46,10 @@ class FeatureStore(Protocol):
     """Whether the store is sealed, and its writer gone."""
     uncommitted: int
     """Rows written since the last commit."""
+    read_only: bool
+    """Whether this one writes nothing."""
+    share: range
+    """Rows that this writer is to write; all, where it does not share the store with others."""
     interrupted_at: int
     """Row up to which an earlier, unfinished writer had begun to compute; 0 where there was none."""
 
@@ -111,20 +116,53 @@ class FeatureStore(Protocol):
         """Release files and the writer's lock."""
 
 
-def open_store(path: str | Path, *, writable: bool = False) -> FeatureStore:
+def open_store(
+    path: str | Path, *, writable: bool = False, shard: Shard | None = None, take_over: bool = False
+) -> FeatureStore:
     """Open the store at `path`; the suffix names the format.
+
+    With a `shard`, a writable store takes only the rows of its `share`, beside writers of others. `take_over` takes the
+    place of a writer of another machine that was silent for long.
 
     Raises:
         StoreNotFoundError, StoreDamagedError, StoreError (a newer format), StoreBusyError (writable, and being written).
     """
-    opened: FeatureStore = format_of(Path(path)).open(Path(path), writable=writable)
+    opened: FeatureStore = format_of(Path(path)).open(Path(path), writable=writable, shard=shard, take_over=take_over)
     return opened
 
 
+def finish_share(path: Path, share: FeatureStore, *, take_over: bool = False) -> FeatureStore:
+    """Let go of a share whose rows are committed, and return the store: sealed, if no share lacks anything any more.
+
+    Of several that end at one moment, one seals the store. It is the caller's to close.
+    """
+    share.close()
+    reader = open_store(path)
+    if reader.finished or reader.missing():
+        return reader
+    try:
+        whole = open_store(path, writable=True, take_over=take_over)
+    except StoreBusyError:  # the one who is there seals it, or tries after us
+        return reader
+    try:
+        if not whole.finished and not whole.missing():
+            whole.finish()
+    except BaseException:
+        whole.close()
+        raise
+    return whole
+
+
 def create_store(
-    path: str | Path, header: Header, table: RowTable, *, chunk_multiple: int, constants: ClassValues | None = None
+    path: str | Path,
+    header: Header,
+    table: RowTable,
+    *,
+    chunk_multiple: int,
+    constants: ClassValues | None = None,
+    shard: Shard | None = None,
 ) -> FeatureStore:
-    """Create a store without rows, open for writing; chunks hold a multiple of `chunk_multiple` rows.
+    """Create a store without rows, open for writing, or of a share; chunks hold a multiple of `chunk_multiple` rows.
 
     `constants` is asked for the values of the classes, a few at a time, where the header speaks of such arrays.
 
@@ -132,7 +170,9 @@ def create_store(
         StoreError: something is there already.
     """
     create = format_of(Path(path)).create
-    created: FeatureStore = create(Path(path), header, table, chunk_multiple=chunk_multiple, constants=constants)
+    created: FeatureStore = create(
+        Path(path), header, table, chunk_multiple=chunk_multiple, constants=constants, shard=shard
+    )
     return created
 
 

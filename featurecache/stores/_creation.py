@@ -21,6 +21,7 @@ from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
 from featurecache.stores._constants import ClassValues, remove_unclaimed, sync_constants, write_constants
 from featurecache.stores._layout import empty_store, extended_metadata
+from featurecache.stores._shards import continued, gather, share_ledgers
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
@@ -167,11 +168,13 @@ def snapshot(path: Path) -> tuple[bytes, list[_ledger.Record], int]:
         StoreDamagedError: the root was never the one that the ledger tells of.
     """
     for _ in range(5):
+        shares = share_ledgers(path)  # first: what is put into the ledger meanwhile is found there
         root = (path / ROOT).read_bytes() if (path / ROOT).exists() else b""
         records, good = _ledger.read_records(path / LEDGER)
         belonging = _ledger.as_of(records, ROOT, zlib.crc32(root))
         if belonging is not None:
-            return root, belonging, good
+            whole = len(belonging) == len(records)
+            return root, continued(belonging, shares) if whole else belonging, good
     raise StoreDamagedError(f"{path / ROOT} is not the file that was written. Restore it, or extract again.")
 
 
@@ -188,3 +191,4 @@ def settle(path: Path) -> None:
             leftover.unlink()
     remove_unclaimed(path, files)
     _ledger.cut(path / LEDGER, good)
+    gather(path, path / LEDGER)

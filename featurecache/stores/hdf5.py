@@ -24,10 +24,12 @@ from featurecache.stores._copying import Copied, Journal, copy_notes, replacing,
 from featurecache.stores._creation import LEDGER, create_files
 from featurecache.stores._explaining import explained
 from featurecache.stores._hdf5_file import Hdf5File, assemble, notes_of
+from featurecache.stores._locking import Lock
 from featurecache.stores._planning import in_one_piece
+from featurecache.stores._shards import Shard
 from featurecache.stores._side import clear, locked, refuse_remains, remove_empty, side_of
-from featurecache.stores._writer import Lock
 from featurecache.stores.zarr import ZarrStore
+from featurecache.stores.zarr import open as open_side
 
 SUFFIXES = (".h5", ".hdf5")
 planned = in_one_piece
@@ -39,21 +41,42 @@ def exists(path: Path) -> bool:
 
 
 def create(
-    path: Path, header: Header, table: RowTable, *, chunk_multiple: int, constants: ClassValues | None = None
-) -> Hdf5Store:
+    path: Path,
+    header: Header,
+    table: RowTable,
+    *,
+    chunk_multiple: int,
+    constants: ClassValues | None = None,
+    shard: Shard | None = None,
+) -> Hdf5Store | ZarrStore:
     """Create a store without rows: its Zarr side is there whole, or not at all."""
     refuse_remains(path)
     create_files(side_of(path), header, table, chunk_multiple, constants)
-    return Hdf5Store(path, locked(side_of(path)))
+    return open(path, writable=True, shard=shard)
 
 
-def open(path: Path, *, writable: bool = False) -> Hdf5Store:
-    """Open an existing store, finished or not."""
+def open(
+    path: Path, *, writable: bool = False, shard: Shard | None = None, take_over: bool = False
+) -> Hdf5Store | ZarrStore:
+    """Open an existing store, finished or not; for a share of its rows, the Zarr side itself."""
     if not path.exists() and not (side_of(path) / LEDGER).exists():
         raise StoreNotFoundError(
             f"{path} does not exist. Make one with: featurecache extract-features DATA --backbone NAME --out {path}"
         )
-    return Hdf5Store(path, locked(side_of(path)) if writable else None)
+    if writable and shard is not None:
+        return _shared(path, shard, take_over)
+    return Hdf5Store(path, locked(side_of(path), take_over=take_over) if writable else None)
+
+
+def _shared(path: Path, shard: Shard, take_over: bool) -> Hdf5Store | ZarrStore:
+    try:
+        side = open_side(side_of(path), writable=True, shard=shard, take_over=take_over)
+    except (StoreNotFoundError, StoreDamagedError, OSError):
+        if (side_of(path) / LEDGER).exists():
+            raise
+        return Hdf5Store(path)  # it is finished, perhaps since a moment
+    side.notes = notes_of(path)
+    return side
 
 
 def copy(source: Copied, path: Path) -> None:
@@ -130,6 +153,16 @@ class Hdf5Store:
     def uncommitted(self) -> int:
         """Rows written since the last commit."""
         return self._held.uncommitted if isinstance(self._held, ZarrStore) else 0
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this one writes nothing."""
+        return self._lock is None
+
+    @property
+    def share(self) -> range:
+        """Rows that this writer is to write: all."""
+        return range(self.header.rows)
 
     def table(self) -> RowTable:
         """Return the row table; read once, then kept."""

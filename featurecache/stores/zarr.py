@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +29,38 @@ from featurecache.stores._constants import (
 from featurecache.stores._copying import Copied, Journal, check_copy, copy_notes, header_from, replacing, take_apart
 from featurecache.stores._creation import LEDGER, ROOT, checked, create_files, extend_files, settle, snapshot
 from featurecache.stores._explaining import explained
+from featurecache.stores._gaps import overlaps
 from featurecache.stores._layout import TABLE_COLUMNS, status_files
+from featurecache.stores._locking import LOCK, Lock, acquire, share
 from featurecache.stores._planning import in_chunks
 from featurecache.stores._reading import StoredRows
-from featurecache.stores._writer import LOCK, Lock, Writer, acquire
+from featurecache.stores._shards import Shard, begin_share
+from featurecache.stores._writer import Writer
 
 SUFFIXES = (".zarr",)
 planned = in_chunks
 
 
 def create(
-    path: Path, header: Header, table: RowTable, *, chunk_multiple: int, constants: ClassValues | None = None
+    path: Path,
+    header: Header,
+    table: RowTable,
+    *,
+    chunk_multiple: int,
+    constants: ClassValues | None = None,
+    shard: Shard | None = None,
 ) -> ZarrStore:
     """Create a store without rows: it is there whole, or not at all."""
     create_files(path, header, table, chunk_multiple, constants)
-    return _writable(path)
+    return open(path, writable=True, shard=shard)
 
 
-def open(path: Path, *, writable: bool = False) -> ZarrStore:
+def open(path: Path, *, writable: bool = False, shard: Shard | None = None, take_over: bool = False) -> ZarrStore:
     """Open an existing store."""
     if (path / LEDGER).exists():
-        return _writable(path) if writable else ZarrStore(path)
+        if not writable:
+            return ZarrStore(path)
+        return _writable(path, take_over) if shard is None else _shared(path, shard, take_over)
     if path.exists():
         raise StoreNotFoundError(
             f"{path} is there, but it is not a feature store: it has no ledger. Give another path."
@@ -58,13 +70,38 @@ def open(path: Path, *, writable: bool = False) -> ZarrStore:
     )
 
 
-def _writable(path: Path) -> ZarrStore:
-    lock = acquire(path / LOCK)  # first: the ledger may grow until the lock is ours
+def _writable(path: Path, take_over: bool) -> ZarrStore:
+    lock = acquire(path, take_over=take_over)  # first: the ledger may grow until the lock is ours
     try:
         return ZarrStore(path, lock)
     except BaseException:
         lock.release(for_good=False)
         raise
+
+
+def _shared(path: Path, shard: Shard, take_over: bool) -> ZarrStore:
+    """Open a store to write a share of its rows; for reading, where nothing of the share is missing."""
+
+    def rows() -> range:
+        return _share_of(ZarrStore(path), shard)
+
+    reader = ZarrStore(path)
+    reader.share = _share_of(reader, shard)
+    if not overlaps(reader.missing(), reader.share):
+        return reader
+    lock = share(path, rows, partial(settle, path), take_over=take_over)
+    try:
+        assert lock.rows is not None
+        with explained(f"write to {path}"):
+            begin_share(path, path / LEDGER, lock.rows)
+        return ZarrStore(path, lock)
+    except BaseException:
+        lock.release(for_good=False)
+        raise
+
+
+def _share_of(store: ZarrStore, shard: Shard) -> range:
+    return shard.rows(store.header.rows, list(store.chunk_rows.values()))
 
 
 def exists(path: Path) -> bool:
@@ -89,7 +126,7 @@ class ZarrStore:
         self.path = self.notes = path
         self._table: RowTable | None = None
         self._writer: Writer | None = None
-        if lock is not None:
+        if lock is not None and lock.rows is None:
             with explained(f"write to {path}"):
                 settle(path)
         self._load(lock)
@@ -100,6 +137,7 @@ class ZarrStore:
         self.header = header_from(self.path, root)
         self._root = zarr.open_group(str(self.path), mode="r", zarr_format=3)
         self._rows = StoredRows(self.path, self.header, self._state, self._array)
+        self.share = range(self.header.rows) if lock is None or lock.rows is None else lock.rows
         if lock is not None:
             self._writer = Writer(self.path, lock, self.header, self._rows.chunk_rows, self._state)
 
@@ -107,6 +145,16 @@ class ZarrStore:
         found = self._root[name]
         assert isinstance(found, zarr.Array)
         return found
+
+    @property
+    def chunk_rows(self) -> Mapping[str, int]:
+        """Array -> rows of a chunk."""
+        return self._rows.chunk_rows
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this one writes nothing."""
+        return self._writer is None
 
     @property
     def finished(self) -> bool:
@@ -149,6 +197,12 @@ class ZarrStore:
             raise StoreError(f"{self.path} was opened for reading. Open it with writable=True.")
         return self._writer
 
+    def _whole(self) -> Writer:
+        writer = self._writing()
+        if writer.lock.rows is not None:
+            raise StoreError(f"{self.path} was opened for a share of its rows. Open it whole to extend or finish it.")
+        return writer
+
     def begin(self, rows: range) -> None:
         """Note that `rows` are being computed."""
         self._writing().begin(rows)
@@ -172,7 +226,7 @@ class ZarrStore:
     def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
         """Take in what `header` holds more; durable at once, nothing else is touched."""
         check_extends(self.path, self.header, header)
-        writer = self._writing()
+        writer = self._whole()
         writer.commit()
         lock = writer.lock.moved_to(0)
         with explained(f"extend {self.path}"):
@@ -185,7 +239,7 @@ class ZarrStore:
         gaps = self.missing()
         if gaps:
             raise StoreContentsError(f"{self.path} lacks {sum(map(len, gaps))} rows, so it cannot be finished.")
-        self._writing().seal(self.header.rows, status_files(list(self.status())))
+        self._whole().seal(self.header.rows, status_files(list(self.status())))
 
     def read(self, array: str, rows: npt.NDArray[np.int64] | slice, view: int = 0) -> npt.NDArray[Any]:
         """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked."""
