@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from featurecache.datasets import ImageDataset
 from featurecache.decoders import decoder_known_by
 from featurecache.errors import StoreBusyError, StoreContentsError, StoreError
 from featurecache.features import Header
+from featurecache.growing import arranged, grown_table, new_samples
 from featurecache.prompting import class_values
 from featurecache.recomputing import changes, check_unchanged
 from featurecache.stores import (
@@ -50,8 +52,10 @@ class Opening:
     quiet: bool = False
 
 
-def opened(asked: Opening) -> FeatureStore:
-    """Return the store, made or extended where that was asked: for reading where nothing is to be done, else for writing.
+def opened(asked: Opening) -> tuple[FeatureStore, ImageDataset]:
+    """Return the store, made or extended where that was asked, and the data set in the order of its rows.
+
+    It is open for reading where nothing is to be done, else for writing.
 
     Raises:
         StoreMismatchError: it holds other features, or the backbone no longer gives what is stored.
@@ -61,20 +65,21 @@ def opened(asked: Opening) -> FeatureStore:
     if not store_exists(asked.path):
         try:
             with class_values(asked.backbone, asked.wanted, quiet=asked.quiet) as texts:
-                return create_store(
+                store = create_store(
                     asked.path, asked.wanted, asked.dataset.table, chunk_multiple=asked.chunk_multiple,
                     constants=texts, shard=asked.shard,
                 )  # fmt: skip
+            return store, asked.dataset
         except StoreError:
             if asked.shard is None or not store_exists(asked.path):
                 raise  # else the writer of another share came first
     return _reopened(asked)
 
 
-def _reopened(asked: Opening) -> FeatureStore:
+def _reopened(asked: Opening) -> tuple[FeatureStore, ImageDataset]:
     store = open_store(asked.path)
     if not _absent(asked, store) and store.finished:
-        return store
+        return store, asked.dataset
     if asked.shard is None:
         store = open_store(asked.path, writable=True, take_over=asked.take_over)
     else:
@@ -86,11 +91,20 @@ def _reopened(asked: Opening) -> FeatureStore:
         _check(asked, store)
         if asked.shard is None:
             _extend(asked, store)
-    return store
+        return store, arranged(asked.dataset, store.table())
 
 
 def _absent(asked: Opening, store: FeatureStore) -> tuple[str, ...]:
-    absent = lacking(asked.path, store.header, asked.wanted)
+    """Return by name what the store lacks of what is asked: new samples, arrays, views."""
+    new = (
+        new_samples(store.header, store.table(), asked.dataset) if store.header.dataset != asked.wanted.dataset else []
+    )
+    wanted = asked.wanted
+    if new:
+        grown_table(asked.path, store.header, store.table(), asked.dataset, new)
+        wanted = dataclasses.replace(wanted, rows=store.header.rows, dataset=store.header.dataset)
+    more = (f"{len(new)} new samples (the first is {asked.dataset.table.sample_id[new[0]]!r})",) if new else ()
+    absent = (*more, *lacking(asked.path, store.header, wanted))
     if absent and not asked.extend:
         raise StoreContentsError(
             f"{asked.path} holds these features, but without {', '.join(absent)}. Give --extend to add just those "
@@ -103,8 +117,9 @@ def _check(asked: Opening, store: FeatureStore) -> None:
     if not _absent(asked, store) and not store.missing():
         return
     backbone, decoder = asked.backbone, decoder_known_by(store.header.backbone)
+    dataset = arranged(asked.dataset, store.table())
     changed = changes(store.notes, str(backbone.device), decoder)
-    if changed and (found := check_unchanged(backbone, asked.dataset, store, changed)):
+    if changed and (found := check_unchanged(backbone, dataset, store, changed)):
         log.info("%s changed; features recomputed to %.1e of their size", ", ".join(changed), found.relative)
 
 
@@ -113,9 +128,19 @@ def _extend(asked: Opening, store: FeatureStore) -> None:
     absent = _absent(asked, store)
     if absent:
         log.info("extending by %s", ", ".join(absent))
+        _grow(asked, store)
+    if lacking(asked.path, store.header, asked.wanted):
         more = united(store.header, asked.wanted)
         with class_values(asked.backbone, more, quiet=asked.quiet) as texts:
             store.extend(more, chunk_multiple=asked.chunk_multiple, constants=texts)
+
+
+def _grow(asked: Opening, store: FeatureStore) -> None:
+    held, table = store.header, store.table()
+    if held.dataset == asked.wanted.dataset:
+        return
+    grown = grown_table(asked.path, held, table, asked.dataset, new_samples(held, table, asked.dataset))
+    store.grow(dataclasses.replace(held, rows=len(grown), dataset=asked.wanted.dataset), grown)
 
 
 def _extended_by_one(asked: Opening) -> None:

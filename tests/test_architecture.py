@@ -45,7 +45,7 @@ LEVELS = (
         "views",
     },
     {"datasets", "backbones", "stores", "peft"},
-    {"sources", "prompting", "requests", "recomputing", "scoring", "opening"},
+    {"sources", "prompting", "requests", "recomputing", "scoring", "opening", "growing"},
 )
 """Inside featurecache: a module imports its own level or a lower one; rooms of the third level never import each other."""
 

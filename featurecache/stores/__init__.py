@@ -69,6 +69,15 @@ class FeatureStore(Protocol):
             StoreMismatchError: the header is not the store's own with more in it.
         """
 
+    def grow(self, header: Header, table: RowTable) -> None:
+        """Take in rows behind those that are there, which are then missing; `header` and `table` are of all of them.
+
+        Durable at once and whole or not at all; the rows that are there are neither rewritten nor moved.
+
+        Raises:
+            StoreError: they are not the store's own with more rows.
+        """
+
     def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
         """Return the rows not committed in every one of `arrays` and `views` (None: all), ascending and disjoint."""
 

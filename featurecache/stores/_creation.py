@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,6 +143,23 @@ def replace_metadata(path: Path, files: Mapping[str, str]) -> None:
             sync_folder(folder.parent)
 
 
+def staged(path: Path, name: str) -> Path:
+    """Return the temporary name of a piece of the row table until the ledger names it."""
+    return path / f".{name.replace('/', '~')}.grown.tmp"
+
+
+def unstage(path: Path, names: Iterable[str]) -> None:
+    """Give their names to the pieces of the row table that the ledger names by now, as far as they have not got them."""
+    for name in names:
+        if staged(path, name).exists():
+            target = path / name
+            new = [folder for folder in target.parents if not folder.exists()]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged(path, name), target)
+            for folder in {target.parent, *(folder.parent for folder in new)}:
+                sync_folder(folder)
+
+
 def checked(path: Path, name: str, crc: int) -> bytes:
     """Return the content of a file of metadata or of the row table.
 
@@ -185,6 +202,7 @@ def settle(path: Path) -> None:
     files = _ledger.Committed.replay(records).files
     for record in records[len(belonging) :]:
         if record["kind"] == "extended":
+            unstage(path, record.get("sums", ()))
             replace_metadata(path, record["files"])
     for folder in {path, *((path / name).parent for name in files), path / "status/c"}:
         for leftover in folder.glob(".*.tmp"):

@@ -23,6 +23,7 @@ from featurecache.stores._constants import ClassValues, Piece
 from featurecache.stores._copying import Copied, Journal, copy_notes, replacing, take_apart
 from featurecache.stores._creation import LEDGER, create_files
 from featurecache.stores._explaining import explained
+from featurecache.stores._growing import check_grows
 from featurecache.stores._hdf5_file import Hdf5File, assemble, notes_of
 from featurecache.stores._locking import Lock
 from featurecache.stores._planning import in_one_piece
@@ -205,12 +206,21 @@ class Hdf5Store:
     def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
         """Take in what `header` holds more; the file stays as it is until all of it is complete."""
         check_extends(self.path, self.header, header)
+        self._taken_apart().extend(header, chunk_multiple=chunk_multiple, constants=constants)
+
+    def grow(self, header: Header, table: RowTable) -> None:
+        """Take in rows behind those that are there; the file stays as it is until all of it is complete."""
+        check_grows(self.header, header, self.table().sample_id, table)
+        self._taken_apart().grow(header, table)
+
+    def _taken_apart(self) -> ZarrStore:
+        """Return the side, which is the store again until it is finished."""
         if isinstance(self._held, Hdf5File) and self._lock is not None:
             with explained(f"extend {self.path}"):
                 take_apart(self._held, self._side_path)
             self._held.close()
             self._held = ZarrStore(self._side_path, self._lock)
-        self._writing().extend(header, chunk_multiple=chunk_multiple, constants=constants)
+        return self._writing()
 
     def finish(self) -> None:
         """Seal the store: assemble the file, give it its name, then clear the side."""

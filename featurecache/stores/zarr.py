@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from featurecache.stores._copying import Copied, Journal, check_copy, copy_notes
 from featurecache.stores._creation import LEDGER, ROOT, checked, create_files, extend_files, settle, snapshot
 from featurecache.stores._explaining import explained
 from featurecache.stores._gaps import overlaps
+from featurecache.stores._growing import check_grows, grow_files
 from featurecache.stores._layout import TABLE_COLUMNS, status_files
 from featurecache.stores._locking import LOCK, Lock, acquire, share
 from featurecache.stores._planning import in_chunks
@@ -226,11 +227,21 @@ class ZarrStore:
     def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
         """Take in what `header` holds more; durable at once, nothing else is touched."""
         check_extends(self.path, self.header, header)
+        self._changed(lambda: extend_files(self.path, self._state, header, chunk_multiple, constants))
+
+    def grow(self, header: Header, table: RowTable) -> None:
+        """Take in rows behind those that are there; durable at once, nothing else is touched."""
+        check_grows(self.header, header, self.table().sample_id, table)
+        self._changed(lambda: grow_files(self.path, self._state, header, table))
+        self._table = None
+
+    def _changed(self, act: Callable[[], None]) -> None:
+        """Let `act` change the files of the store as a whole, and read it again."""
         writer = self._whole()
         writer.commit()
         lock = writer.lock.moved_to(0)
         with explained(f"extend {self.path}"):
-            extend_files(self.path, self._state, header, chunk_multiple, constants)
+            act()
         writer.let_go()
         self._load(lock)
 
@@ -239,7 +250,7 @@ class ZarrStore:
         gaps = self.missing()
         if gaps:
             raise StoreContentsError(f"{self.path} lacks {sum(map(len, gaps))} rows, so it cannot be finished.")
-        self._whole().seal(self.header.rows, status_files(list(self.status())))
+        self._whole().seal(self.header.rows, status_files(list(self.status()), int(self._array("status").chunks[0])))
 
     def read(self, array: str, rows: npt.NDArray[np.int64] | slice, view: int = 0) -> npt.NDArray[Any]:
         """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked."""
