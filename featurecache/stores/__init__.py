@@ -7,7 +7,7 @@ from then on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,21 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from featurecache.errors import ConfigError, StoreBusyError
-from featurecache.features import Header
+from featurecache.features import ArraySpec, Header
 from featurecache.registry import Registry
 from featurecache.stores._agreement import lacking, united
 from featurecache.stores._behind import WriteBehind
 from featurecache.stores._constants import ClassValues
 from featurecache.stores._explaining import explained
-from featurecache.stores._gaps import Gap, gaps, progress
+from featurecache.stores._gaps import Gap, Taken, gaps, gaps_between, progress
 from featurecache.stores._shards import Shard
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 __all__ = [
-    "STORES", "ClassValues", "FeatureStore", "Gap", "Shard", "WriteBehind", "copy_store", "create_store", "digests", "explained",
-    "finish_share", "format_of", "gaps", "lacking", "open_store", "planned_bytes", "progress", "same_store", "store_exists", "united",
+    "STORES", "ClassValues", "FeatureStore", "Gap", "Shard", "Taken", "WriteBehind", "copy_store", "create_store", "digests", "explained",
+    "finish_share", "format_of", "gaps", "gaps_between", "is_store", "lacking", "left_in", "open_store", "planned_bytes", "progress", "same_store", "store_exists", "united", "write_store",
 ]  # fmt: skip
 
 STORES = Registry("store format", "featurecache.stores")
@@ -56,8 +56,11 @@ class FeatureStore(Protocol):
     def table(self) -> RowTable:
         """Return the row table; read once, then kept."""
 
-    def status(self) -> npt.NDArray[Any]:
-        """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
+    def status(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> npt.NDArray[Any]:
+        """Return (N,) text: "ok", "skipped: reason", "deleted", or "" for rows that are not committed.
+
+        Not committed in any of `arrays` and `views`; None: all.
+        """
 
     def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
         """Take in what `header` holds more: arrays and views, which are then missing in every row; classes at once.
@@ -76,6 +79,12 @@ class FeatureStore(Protocol):
 
         Raises:
             StoreError: they are not the store's own with more rows.
+        """
+
+    def delete(self, rows: Collection[int]) -> None:
+        """Take rows out for good: their bytes become zero in every array and view, and their status "deleted".
+
+        They are as good as committed, so that nobody computes them again. Whole or not at all; `finish` seals again.
         """
 
     def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
@@ -200,9 +209,45 @@ def copy_store(source: FeatureStore, path: Path) -> None:
     format_of(path).copy(source, path)
 
 
+def write_store(
+    path: Path,
+    header: Header,
+    table: RowTable,
+    taken: Sequence[Taken],
+    constants: ClassValues,
+    cast: Callable[[ArraySpec, range, npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
+) -> None:
+    """Write a store of rows of others, sealed where nothing is missing; whole or not at all.
+
+    `taken` is ascending by place. `cast` turns values of rows of a source into those that the new store keeps.
+
+    Raises:
+        StoreError: something is at `path`, or it cannot be written.
+        StoreDamagedError: a source does not hold what was committed.
+    """
+    format_of(path)
+    from featurecache.stores import _merging  # it knows the formats, which know this door
+
+    _merging.write_store(path, header, table, taken, constants, cast or _merging.as_they_are)
+
+
 def same_store(one: Any, other: Any) -> bool:
     """Return whether two finished stores tell of the same content: equal headers, ledgers and checksums."""
     return bool(one.journal() == other.journal())
+
+
+def is_store(path: Path) -> bool:
+    """Return whether a store is at `path`, finished or not."""
+    from featurecache.stores import _leftovers  # it knows the formats, which know this door
+
+    return _leftovers.is_store(path)
+
+
+def left_in(path: Path) -> list[tuple[Path, str]]:
+    """Return what a kill left inside a store and is no part of it, with what it is; `open_store` may use it no more."""
+    from featurecache.stores import _leftovers
+
+    return list(_leftovers.left_in(path))
 
 
 def planned_bytes(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> dict[str, int]:

@@ -200,6 +200,9 @@ def settle(path: Path) -> None:
     _, belonging, good = snapshot(path)
     records, _ = _ledger.read_records(path / LEDGER)
     files = _ledger.Committed.replay(records).files
+    for record in records:
+        if record["kind"] == "deleted":
+            unstage(path, _ledger.chunk_files(record))
     for record in records[len(belonging) :]:
         if record["kind"] == "extended":
             unstage(path, record.get("sums", ()))

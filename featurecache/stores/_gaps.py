@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featurecache.features import ArraySpec
 
@@ -21,6 +21,21 @@ def progress(store: FeatureStore) -> tuple[int, int]:
     missing = overlaps(store.missing(), store.share)
     begun = sum(len(range(rows.start, min(rows.stop, store.interrupted_at))) for rows in missing)
     return len(store.share) - sum(map(len, missing)), begun
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Consecutive rows of a store, and where they come to lie in another one."""
+
+    store: Any
+    rows: range
+    at: int
+
+
+def gaps_between(store: FeatureStore) -> list[range]:
+    """Return the rows that are committed in every array and view, ascending and disjoint: what lies between the gaps."""
+    edges = [0, *(edge for gap in store.missing() for edge in (gap.start, gap.stop)), store.header.rows]
+    return [range(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a <= b]
 
 
 def overlaps(found: Iterable[range], rows: range) -> list[range]:

@@ -7,7 +7,7 @@ a ledger is nothing but a lock, or what a kill left of one: the file is the stor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from featurecache.stores._creation import LEDGER, create_files
 from featurecache.stores._explaining import explained
 from featurecache.stores._growing import check_grows
 from featurecache.stores._hdf5_file import Hdf5File, assemble, notes_of
+from featurecache.stores._ledger import Committed
 from featurecache.stores._locking import Lock
 from featurecache.stores._planning import in_one_piece
 from featurecache.stores._shards import Shard
@@ -169,9 +170,9 @@ class Hdf5Store:
         """Return the row table; read once, then kept."""
         return self._held.table()
 
-    def status(self) -> npt.NDArray[Any]:
-        """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
-        return self._held.status()
+    def status(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> npt.NDArray[Any]:
+        """Return (N,) text: "ok", "skipped: reason", "deleted", or "" for rows that are not committed (None: in any)."""
+        return self._held.status(arrays, views) if isinstance(self._held, ZarrStore) else self._held.status()
 
     def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
         """Return the rows not committed in every one of `arrays` and `views` (None: all), ascending and disjoint."""
@@ -212,6 +213,22 @@ class Hdf5Store:
         """Take in rows behind those that are there; the file stays as it is until all of it is complete."""
         check_grows(self.header, header, self.table().sample_id, table)
         self._taken_apart().grow(header, table)
+
+    def delete(self, rows: Collection[int]) -> None:
+        """Take rows out for good; the file stays as it is until it is finished again."""
+        if set(rows) - self.committed().deleted:
+            self._taken_apart().delete(rows)
+
+    def committed(self) -> Committed:
+        """Return what the ledger tells."""
+        return self._held.committed() if isinstance(self._held, ZarrStore) else self._held.journal().state()
+
+    @property
+    def chunk_rows(self) -> Mapping[str, int]:
+        """Array -> rows that a checksum of the ledger covers."""
+        if isinstance(self._held, ZarrStore):
+            return self._held.chunk_rows
+        return {spec.name: self._held.journal().chunk(spec.name)[0] for spec in self.header.arrays}
 
     def _taken_apart(self) -> ZarrStore:
         """Return the side, which is the store again until it is finished."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from featurecache.stores._constants import (
 )  # fmt: skip
 from featurecache.stores._copying import Copied, Journal, check_copy, copy_notes, header_from, replacing, take_apart
 from featurecache.stores._creation import LEDGER, ROOT, checked, create_files, extend_files, settle, snapshot
+from featurecache.stores._erasing import erase_rows
 from featurecache.stores._explaining import explained
 from featurecache.stores._gaps import overlaps
 from featurecache.stores._growing import check_grows, grow_files
@@ -179,13 +180,14 @@ class ZarrStore:
             self._table = RowTable(**columns)
         return self._table
 
-    def status(self) -> npt.NDArray[Any]:
-        """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
+    def status(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> npt.NDArray[Any]:
+        """Return (N,) text: "ok", "skipped: reason", "deleted", or "" for rows that are not committed (None: in any)."""
         status = np.full(self.header.rows, "ok", dtype=np.dtypes.StringDType())
         for row, reason in self._state.skipped.items():
             status[row] = f"skipped: {reason}"
-        for gap in self.missing():
+        for gap in self.missing(arrays, views):
             status[gap.start : gap.stop] = ""
+        status[sorted(self._state.deleted)] = "deleted"
         return status
 
     def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
@@ -234,6 +236,16 @@ class ZarrStore:
         check_grows(self.header, header, self.table().sample_id, table)
         self._changed(lambda: grow_files(self.path, self._state, header, table))
         self._table = None
+
+    def delete(self, rows: Collection[int]) -> None:
+        """Take rows out for good: their bytes become zero and no reader yields them; durable at once."""
+        erased = set(rows) - self._state.deleted
+        if erased:
+            self._changed(lambda: erase_rows(self.path, self._state, self.header, self.chunk_rows, erased))
+
+    def committed(self) -> _ledger.Committed:
+        """Return what the ledger tells."""
+        return self._state
 
     def _changed(self, act: Callable[[], None]) -> None:
         """Let `act` change the files of the store as a whole, and read it again."""
