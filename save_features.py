@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from featurecache.backbones import Backbone, BackboneOptions, load_backbone
@@ -180,16 +181,18 @@ def run(config: SaveFeaturesConfig) -> ExtractionReport:
     """Extract, or go on where an earlier run of the same command stopped."""
     work = work_of(config)
     wanted, dataset, backbone = work.wanted, work.dataset, work.backbone
-    store = opened(Opening(
+    store, dataset = opened(Opening(
         path=config.out, backbone=backbone, dataset=dataset, wanted=wanted, chunk_multiple=config.batch_size,
         extend=config.extend, shard=shard_of(config), take_over=config.take_over, quiet=config.quiet,
     ))  # fmt: skip
     try:
         report = save_features(backbone, dataset, store, config)
+        new = store.header.rows - (work.held or wanted).rows
+        more = (f"{new} new samples",) if new else ()
         there, before = store.header.contents, (work.held or wanted).contents
         return dataclasses.replace(
             report,
-            added=tuple(name for name in there if name not in before),
+            added=(*more, *(name for name in there if name not in before)),
             beyond=tuple(name for name in there if name not in wanted.contents),
         )
     finally:
@@ -263,7 +266,7 @@ def save_features(
         rows=rows,
         kept=kept,
         recomputed=recomputed,
-        skipped=int(((status != "ok") & (status != ""))[share.start : share.stop].sum()),
+        skipped=int(((status != "ok") & (status != "") & (status != "deleted"))[share.start : share.stop].sum()),
         share=share if shared else None,
         left=left,
         finished=finished,
@@ -286,6 +289,7 @@ def _extract(
     rounding: Rounding,
 ) -> None:
     ids, told = dataset.table.sample_id, False
+    deleted = set(np.flatnonzero(store.status() == "deleted").tolist())
     with WriteBehind(store, config.commit_rows) as behind:
         for gap in gaps(store):
             arrays, views = list(gap.lacking), {spec.name: numbers for spec, numbers in gap.lacking.items()}
@@ -298,7 +302,8 @@ def _extract(
                 with watch.waiting("model"):
                     outputs = _computed(backbone, images, gap, store.header.tokens)
                 with watch.waiting("write"):
-                    cast = partial(stored_form, outputs, arrays, [ids[row] for row in rows], skipped, rounding)
+                    zero = {**skipped, **{row - rows.start: "deleted" for row in deleted.intersection(rows)}}
+                    cast = partial(stored_form, outputs, arrays, [ids[row] for row in rows], zero, rounding)
                     behind.write(rows, cast, {rows[place]: reason for place, reason in skipped.items()}, views)
                 bar.advance(len(rows), watch)
                 if rounding.rows >= PROBED and not told:

@@ -89,9 +89,10 @@ def run(config: MergeConfig) -> MergeReport:
 
     write_store(config.out, header, table, taken, constants)
     made = open_store(config.out)
-    made.notes.mkdir(exist_ok=True)
-    lines = [store.notes / PROVENANCE for store in stores if (store.notes / PROVENANCE).exists()]
-    (made.notes / PROVENANCE).write_bytes(b"".join(path.read_bytes() for path in lines))
+    known = [store.notes / PROVENANCE for store in stores if (store.notes / PROVENANCE).exists()]
+    if known:
+        made.notes.mkdir(exist_ok=True)
+        (made.notes / PROVENANCE).write_bytes(b"".join(path.read_bytes() for path in known))
     counts = [sum(len(piece.rows) for piece in taken if piece.store is store) for store in stores]
     of = tuple((str(path), count) for path, count in zip(config.stores, counts, strict=True))
     left = sum(map(len, made.missing()))
