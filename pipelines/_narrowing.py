@@ -63,9 +63,7 @@ def _in_dtype(header: Header, dtype: str) -> Header:
     return replace(header, arrays=changed(header.arrays), constants=changed(header.constants))
 
 
-def _cast(
-    values: npt.NDArray[Any], spec: ArraySpec, ids: Sequence[str], skipped: dict[int, str]
-) -> npt.NDArray[Any]:
+def _cast(values: npt.NDArray[Any], spec: ArraySpec, ids: Sequence[str], skipped: dict[int, str]) -> npt.NDArray[Any]:
     views = [{spec.name: torch.from_numpy(np.array(values[:, view]))} for view in range(values.shape[1])]
     return stored_form(views, [spec], ids, skipped)[spec.name]
 
@@ -77,7 +75,9 @@ def _check_same(source: FeatureStore, out: Path, header: Header, cast: Any) -> N
         for start in range(0, header.rows, BLOCK):
             rows = slice(start, min(start + BLOCK, header.rows))
             views = range(header.views)
-            ours = cast(spec, range(rows.start, rows.stop), np.stack([source.read(spec.name, rows, v) for v in views], 1))
+            ours = cast(
+                spec, range(rows.start, rows.stop), np.stack([source.read(spec.name, rows, v) for v in views], 1)
+            )
             same = same and all(np.array_equal(ours[:, v], there.read(spec.name, rows, v)) for v in views)
     if not same:
         raise StoreError(f"{out} is there, and is not {source.path} as {header.arrays[0].dtype}. Give another --out.")

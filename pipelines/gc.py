@@ -20,7 +20,7 @@ from featurecache.stores import is_store, left_in, open_store
 QUIET_SECONDS = 3600
 """What nobody has written to for so long belongs to no process any more, where its process cannot be asked for."""
 
-_TEMPORARY = re.compile(r"\..+?(?:\.(?P<host>[^.]+(?:\.[^.]+)*?))?\.(?P<process>\d+)(?:\.assembled)?\.tmp")
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)(?:\.assembled)?\.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,9 @@ class GcReport:
         """Return what was found, and how many bytes."""
         verb = "would be removed" if self.dry_run else "removed"
         total = sum(size for _, _, size in self.found)
-        return [Table("", ("path", "what", "bytes"), self.found, (f"{len(self.found)} {verb}, {total} bytes", *self.busy))]
+        return [
+            Table("", ("path", "what", "bytes"), self.found, (f"{len(self.found)} {verb}, {total} bytes", *self.busy))
+        ]
 
     def json(self) -> dict[str, Any]:
         """Return everything the table says."""
@@ -114,14 +116,16 @@ def _beside(folder: Path, name: str) -> Iterator[tuple[Path, str]]:
                 yield path, "unfinished creation or copy"
             elif entry.startswith(".featurecache-plan-") and _is_quiet(path):
                 yield path, "trial of plan"
-            elif entry.endswith((".h5.zarr", ".hdf5.zarr")) and not (path / "ledger.jsonl").exists() and _is_quiet(path):
+            elif (
+                entry.endswith((".h5.zarr", ".hdf5.zarr")) and not (path / "ledger.jsonl").exists() and _is_quiet(path)
+            ):
                 yield path, "side of a file that is finished"
         folders[:] = [] if name else [one for one in folders if not one.startswith(".") and not is_store(here / one)]
 
 
 def _is_gone(path: Path, match: re.Match[str]) -> bool:
-    if match["host"] not in (None, socket.gethostname()):
-        return _is_quiet(path)
+    if not match["name"].endswith(f".{socket.gethostname()}"):
+        return _is_quiet(path)  # a process of another machine cannot be asked for
     process = int(match["process"])
     if process == os.getpid():
         return False

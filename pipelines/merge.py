@@ -63,7 +63,13 @@ class MergeReport:
 
     def json(self) -> dict[str, Any]:
         """Return everything the table says."""
-        return {"out": str(self.out), "rows": self.rows, "of": dict(self.of), "left": self.left, "seconds": self.seconds}
+        return {
+            "out": str(self.out),
+            "rows": self.rows,
+            "of": dict(self.of),
+            "left": self.left,
+            "seconds": self.seconds,
+        }
 
 
 def run(config: MergeConfig) -> MergeReport:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,7 @@ def write_store(
 
 def copy_to_file_and_clear(side: Path, out: Path) -> None:
     """Assemble the file of a side that is complete, then remove the side."""
-    apart = side.with_name(f".{side.name}.{os.getpid()}.assembled.tmp")
+    apart = side.with_name(f".{side.name}.{socket.gethostname()}.{os.getpid()}.assembled.tmp")
     os.rename(side, apart)  # nothing may stand beside the file while it is made
     try:
         copy_to_file(ZarrStore(apart), out)
