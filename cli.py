@@ -37,6 +37,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("pipelines.demo:DemoConfig", "Run the whole pipeline once, with no download."),
     "data": ("pipelines.data:DataConfig", "Look at every image of a data set: counts, copies, what cannot be read."),
     "info": ("pipelines.inspect:InfoConfig:info", "Say what a store or a run holds."),
+    "merge": ("pipelines.merge:MergeConfig", "Write one store of the rows of several."),
+    "delete": ("pipelines.delete:DeleteConfig", "Take samples out of a store for good."),
+    "gc": ("pipelines.gc:GcConfig", "Remove what stopped runs left behind in a folder or store."),
     "convert": (
         "pipelines.maintain:ConvertConfig:convert",
         "Write a store again as one HDF5 file, or as Zarr; checked.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from featurecache.backbones import Backbone, BackboneOptions, load_backbone
@@ -24,29 +26,28 @@ from featurecache.checks import check
 from featurecache.datasets import Fingerprint, ImageDataset, open_dataset
 from featurecache.decoders import Decoder, check_decoder, decoder_known_by
 from featurecache.devices import default_precision, environment, resolve_device
-from featurecache.errors import StoreContentsError
+from featurecache.errors import ConfigError
 from featurecache.extracted import ExtractionReport
 from featurecache.features import Header, Task
+from featurecache.opening import Opening, opened
 from featurecache.progress import Bar, Stopwatch
-from featurecache.prompting import class_values, templates_asked
+from featurecache.prompting import templates_asked
 from featurecache.provenance import note
-from featurecache.recomputing import changes, check_unchanged
 from featurecache.requests import header_of, request_of, requested
 from featurecache.scoring import saved_scores
 from featurecache.sources.images import check_feed, decoded, grid
 from featurecache.stores import (
     FeatureStore,
     Gap,
+    Shard,
     WriteBehind,
-    create_store,
     explained,
+    finish_share,
     format_of,
     gaps,
-    lacking,
     open_store,
     progress,
     store_exists,
-    united,
 )  # fmt: skip
 from featurecache.views import RECIPES, Views
 
@@ -88,6 +89,11 @@ class SaveFeaturesConfig:
     extend: bool = False
     """Add the layers, tokens, logits, prompts or views that an existing store lacks; nothing that is there is computed
     again."""
+    shard: str | None = None
+    """Compute only part i of n of the rows, beside processes that compute the others: i/n with i from 0 to n - 1, or auto:
+    what torchrun set. The last one to end finishes the store."""
+    take_over: bool = False
+    """Take the place of a writer on another machine that was silent for five minutes."""
     weights: str | None = None
     """Weights file (.safetensors, or a state dict), or random:SEED, instead of a download."""
     backbone_option: Mapping[str, Any] = field(default_factory=dict)
@@ -132,6 +138,7 @@ class SaveFeaturesConfig:
                 self.decode_threads is None or self.decode_threads > 0,
                 f"decode_threads must be positive, got {self.decode_threads}",
             ),
+            *_shard_problems(self.shard),
             (self.workers >= 0, f"workers must not be negative, got {self.workers}"),
             (
                 not self.workers or self.decode_threads is None,
@@ -174,26 +181,42 @@ def run(config: SaveFeaturesConfig) -> ExtractionReport:
     """Extract, or go on where an earlier run of the same command stopped."""
     work = work_of(config)
     wanted, dataset, backbone = work.wanted, work.dataset, work.backbone
-    if work.held is None:
-        with class_values(backbone, wanted, quiet=config.quiet) as texts:
-            store = create_store(config.out, wanted, dataset.table, chunk_multiple=config.batch_size, constants=texts)
-    else:
-        store = reopened(backbone, dataset, wanted, config)
+    store, dataset = opened(Opening(
+        path=config.out, backbone=backbone, dataset=dataset, wanted=wanted, chunk_multiple=config.batch_size,
+        extend=config.extend, shard=shard_of(config), take_over=config.take_over, quiet=config.quiet,
+    ))  # fmt: skip
     try:
         report = save_features(backbone, dataset, store, config)
+        new = store.header.rows - (work.held or wanted).rows
+        more = (f"{new} new samples",) if new else ()
         there, before = store.header.contents, (work.held or wanted).contents
         return dataclasses.replace(
             report,
-            added=tuple(name for name in there if name not in before),
+            added=(*more, *(name for name in there if name not in before)),
             beyond=tuple(name for name in there if name not in wanted.contents),
         )
     finally:
         store.close()
 
 
+def _shard_problems(shard: str | None) -> list[tuple[bool, str]]:
+    try:
+        Shard.parsed("0/1" if shard is None else shard)
+    except ConfigError as error:
+        return [(False, problem) for problem in error.problems]
+    return []
+
+
+def shard_of(config: SaveFeaturesConfig) -> Shard | None:
+    """Return the share of the rows that the config names; None: all."""
+    return None if config.shard is None else Shard.parsed(config.shard)
+
+
 def backbone_options(config: SaveFeaturesConfig) -> BackboneOptions:
     """Return how the config wants its backbone built."""
     device = resolve_device(config.device)
+    if config.shard == "auto" and str(device) == "cuda":
+        device = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")  # one GPU for each process of a machine
     return BackboneOptions(
         weights=config.weights,
         architecture=config.backbone_option,
@@ -205,48 +228,15 @@ def backbone_options(config: SaveFeaturesConfig) -> BackboneOptions:
     )
 
 
-def reopened(backbone: Backbone, dataset: ImageDataset, wanted: Header, config: SaveFeaturesConfig) -> FeatureStore:
-    """Open an existing store: for reading where nothing is to be done, else for writing, extended where that was asked.
-
-    Raises:
-        StoreMismatchError: it holds other features, or the backbone no longer gives what is stored.
-        StoreContentsError: it holds these features, but not all that is asked for, and `extend` was not given.
-    """
-    store = open_store(config.out)
-    absent = lacking(config.out, store.header, wanted)
-    if absent and not config.extend:
-        raise StoreContentsError(
-            f"{config.out} holds these features, but without {', '.join(absent)}. Give --extend to add just those "
-            "(nothing that is there is computed again), or another --out."
-        )
-    if store.finished and not absent:
-        return store
-    store = open_store(config.out, writable=True)
-    try:
-        # opening for writing ends an extension that was killed while it began
-        absent = lacking(config.out, store.header, wanted)
-        if not store.finished:
-            log.info("going on: kept %d rows, recomputing %d", *progress(store))
-        decoder = decoder_known_by(store.header.backbone)
-        changed = changes(store.notes, str(backbone.device), decoder) if absent or store.missing() else {}
-        if changed and (found := check_unchanged(backbone, dataset, store, changed)):
-            log.info("%s changed; features recomputed to %.1e of their size", ", ".join(changed), found.relative)
-        if absent:
-            log.info("extending by %s", ", ".join(absent))
-            more = united(store.header, wanted)
-            with class_values(backbone, more, quiet=config.quiet) as texts:
-                store.extend(more, chunk_multiple=config.batch_size, constants=texts)
-    except BaseException:
-        store.close()
-        raise
-    return store
-
-
 def save_features(
     backbone: Backbone, dataset: ImageDataset, store: FeatureStore, config: SaveFeaturesConfig
 ) -> ExtractionReport:
-    """Compute what the store lacks, commit it, seal the store, and score every layer."""
-    watch, rounding, was_finished, rows = Stopwatch(), Rounding(), store.finished, store.header.rows
+    """Compute what the store lacks, commit it, seal the store, and score every layer.
+
+    A writer of a share does so with its rows alone; the one that ends last seals and scores the store.
+    """
+    watch, rounding, was_finished, rows = Stopwatch(), Rounding(), store.finished, len(store.share)
+    share, shared = store.share, config.shard is not None and not was_finished
     kept, recomputed = progress(store)
     if not was_finished:
         with explained(f"write to {store.path}"):
@@ -254,11 +244,20 @@ def save_features(
     if kept < rows:
         with Bar("extracting", rows, kept, config.quiet) as bar:
             _extract(backbone, dataset, store, config, watch=watch, bar=bar, rounding=rounding)
-    if not store.finished:
-        with watch.waiting("write"):
+    with watch.waiting("write"):
+        if shared:
+            store = finish_share(config.out, store, take_over=config.take_over)
+        elif not store.finished:
             store.finish()
-    with watch.waiting("scores"):
-        scores = saved_scores(store)
+    try:
+        with watch.waiting("scores"):
+            # a store that shares its rows is scored by the one who has sealed it
+            scores = saved_scores(store) if store.finished and not (shared and store.read_only) else []
+        status, left = store.status(), sum(map(len, store.missing()))
+        finished = store.finished
+    finally:
+        if shared:
+            store.close()
     if kept < rows:
         with explained(f"write to {store.path}"):
             note(store.notes, costs(watch, rounding))
@@ -267,7 +266,10 @@ def save_features(
         rows=rows,
         kept=kept,
         recomputed=recomputed,
-        skipped=int((store.status() != "ok").sum()),
+        skipped=int(((status != "ok") & (status != "") & (status != "deleted"))[share.start : share.stop].sum()),
+        share=share if shared else None,
+        left=left,
+        finished=finished,
         was_finished=was_finished,
         seconds=watch.elapsed,
         waited=dict(watch.seconds),
@@ -287,6 +289,7 @@ def _extract(
     rounding: Rounding,
 ) -> None:
     ids, told = dataset.table.sample_id, False
+    deleted = set(np.flatnonzero(store.status() == "deleted").tolist())
     with WriteBehind(store, config.commit_rows) as behind:
         for gap in gaps(store):
             arrays, views = list(gap.lacking), {spec.name: numbers for spec, numbers in gap.lacking.items()}
@@ -299,7 +302,8 @@ def _extract(
                 with watch.waiting("model"):
                     outputs = _computed(backbone, images, gap, store.header.tokens)
                 with watch.waiting("write"):
-                    cast = partial(stored_form, outputs, arrays, [ids[row] for row in rows], skipped, rounding)
+                    zero = {**skipped, **{row - rows.start: "deleted" for row in deleted.intersection(rows)}}
+                    cast = partial(stored_form, outputs, arrays, [ids[row] for row in rows], zero, rounding)
                     behind.write(rows, cast, {rows[place]: reason for place, reason in skipped.items()}, views)
                 bar.advance(len(rows), watch)
                 if rounding.rows >= PROBED and not told:

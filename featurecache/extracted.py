@@ -32,6 +32,12 @@ class ExtractionReport:
     """Array -> what the store's dtype took from the rows computed by this run, relative to their size."""
     added: tuple[str, ...] = ()
     """Arrays and views by which the store was extended."""
+    share: range | None = None
+    """Rows of the store that this process was to compute, beside others; None: all."""
+    left: int = 0
+    """Rows of the store that are not committed."""
+    finished: bool = True
+    """Whether the store is complete and sealed."""
     beyond: tuple[str, ...] = ()
     """Arrays and views that the store holds and this run did not ask for."""
 
@@ -52,24 +58,40 @@ class ExtractionReport:
             yield f"{self.store} holds all of this already{more}: nothing to do"
         else:
             shares = " ".join(f"{what} {seconds / self.seconds:.0%}" for what, seconds in self.waited.items())
-            yield f"{self.store}: {self.rows} rows, {computed} computed in {self.seconds:.1f} s ({shares})"
+            where = "" if self.share is None else f" of this share ({self._span()})"
+            yield f"{self.store}: {self.rows} rows{where}, {computed} computed in {self.seconds:.1f} s ({shares})"
             if more:
                 yield f"holds all that was asked for{more}"
         if self.added:
             yield f"extended by {_named(self.added)}; what was there is as it was"
         elif not self.was_finished and (self.kept or self.recomputed):
             yield f"went on: kept {self.kept} rows, recomputed {self.recomputed}"
+        if self.share is not None:
+            yield self._end()
         if self.skipped:
             counted = (
                 "1 row is skipped: its image" if self.skipped == 1 else f"{self.skipped} rows are skipped: their images"
             )
             yield f"{counted} cannot be read"
 
+    def _span(self) -> str:
+        assert self.share is not None
+        return f"rows {self.share.start} to {self.share.stop - 1}" if self.share else "empty: fewer chunks than shares"
+
+    def _end(self) -> str:
+        if self.finished:
+            return "the store is finished"
+        if self.left:
+            return f"the store still lacks {self.left} rows of other shares; the last one to end finishes it"
+        return "nothing is missing any more; the writer of another share is finishing the store"
+
     def json(self) -> dict[str, Any]:
         """Return everything the tables say."""
         plain = {"store": str(self.store), "added": list(self.added), "beyond": list(self.beyond)}
         names = ("rows", "kept", "recomputed", "skipped", "was_finished", "seconds", "waited", "scores", "rounding")
-        return {**plain, **{name: getattr(self, name) for name in names}}
+        share = {"share": None if self.share is None else [self.share.start, self.share.stop]}
+        state = {"left": self.left, "finished": self.finished}
+        return {**plain, **{name: getattr(self, name) for name in names}, **share, **state}
 
 
 def _named(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ Every line is a JSON object whose `crc32` is that of the JSON of everything else
 
 from __future__ import annotations
 
+import fcntl
 import json
 import zlib
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ def note(notes: Path, facts: Mapping[str, Any]) -> None:
     notes.mkdir(exist_ok=True)
     plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     with open(notes / PROVENANCE, "a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # writers of several shares tell what they do
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
         file.write(_line(plain))

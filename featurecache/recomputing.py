@@ -153,7 +153,7 @@ def _chosen(batches: Sequence[range], samples: int) -> list[range]:
 
 def _places(status: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
     """Return positions in a batch, evenly over the rows that hold features (a skipped row is zero in every array)."""
-    full = np.flatnonzero([not str(text).startswith("skipped") for text in status])
+    full = np.flatnonzero([str(text) in ("ok", "") for text in status])
     return full[np.unique(np.linspace(0, len(full) - 1, count).round().astype(int))] if len(full) else full
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from featurecache.checks import check
 from featurecache.errors import StoreContentsError, StoreError
 from featurecache.progress import Stopwatch
 from featurecache.reports import Table
 from featurecache.stores import copy_store, format_of, open_store, same_store, store_exists
+from pipelines._narrowing import narrow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class ConvertConfig:
     """Finished store to copy; it stays as it is."""
     out: Path
     """Store to write: .zarr, or .h5 for one file; the suffix names the format."""
+    dtype: Literal["float16", "bfloat16"] | None = None
+    """Keep the features of a float32 store in fewer bits, refused where that would lose too much; default: as they are."""
 
     def __post_init__(self) -> None:
         check((self.store != self.out, f"out must be another path than the store, got {self.out} twice"))
@@ -69,7 +72,9 @@ def convert(config: ConvertConfig) -> ConvertReport:
             "converted. Run the same extract-features command again; it goes on where it stopped."
         )
     there = store_exists(config.out)
-    if there:
+    if config.dtype is not None:
+        there = narrow(source, config.out, config.dtype)
+    elif there:
         target = open_store(config.out)
         if not (target.finished and same_store(source, target)):
             raise StoreError(f"{config.out} is there, and is not a copy of {config.store}. Give another --out.")

@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from featurecache.backbones import Backbone
 from featurecache.checks import check
 from featurecache.datasets import ImageDataset, RowTable
 from featurecache.features import Header
+from featurecache.growing import Picked
 from featurecache.reports import Table
 from featurecache.sources.images import grid
 from featurecache.stores import create_store, lacking, open_store, planned_bytes, united
@@ -152,25 +153,14 @@ def _left(out: Path, work: Work) -> tuple[Header, Header, int]:
         store.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Picked:
-    """Reads some samples of a data set as if they were all; worker processes can be sent it."""
-
-    read: Callable[[int], Any]
-    rows: Sequence[int]
-
-    def __call__(self, row: int) -> Any:
-        """Return what lies at the place `row` of those that were picked."""
-        return self.read(self.rows[row])
-
-
 def _picked(dataset: ImageDataset, rows: Sequence[int]) -> ImageDataset:
     """Return those rows as a data set of their own, of no split, so that nothing is scored."""
     table = dataset.table
     columns = {name: [getattr(table, name)[row] for row in rows] for name in ("sample_id", "domain", "group")}
     part = RowTable(**columns, split=[""] * len(rows), target=np.asarray(table.target)[list(rows)])
-    content = Picked(dataset.content, rows)
-    return dataclasses.replace(dataset, table=part, read=Picked(dataset.read, rows), content=content)
+    places = np.asarray(rows)
+    reads = {"read": Picked(dataset.read, places), "content": Picked(dataset.content, places)}
+    return dataclasses.replace(dataset, table=part, **reads)
 
 
 def _tried(work: Work, wanted: Header, config: PlanConfig) -> tuple[float, float]:

@@ -81,20 +81,6 @@ def test_a_grid_of_patches_of_another_size_is_named(folder, tmp_path):
         run(settings(folder, config.out, layers="5", tokens="patch-grid:2", extend=True))
 
 
-def test_a_sample_that_came_later_is_refused_as_other_data(tmp_path):
-    folder = pictures(tmp_path / "animals", cat=10, dog=10)
-    config = settings(folder, tmp_path / "x.zarr", layers="5")
-    run(config)
-    before = lasting(config.out)
-    pictures(folder, cat=11, dog=10)
-
-    with pytest.raises(StoreMismatchError, match=r"data\.rows: the store has 20, this run 21") as refused:
-        run(settings(folder, config.out, layers="5", extend=True))
-
-    assert "data.fingerprint" in str(refused.value)
-    assert lasting(config.out) == before
-
-
 def test_rows_are_tried_again_when_a_version_has_changed_and_nothing_moved(folder, tmp_path, forwards, caplog):
     config = interrupted(folder, tmp_path / "x.zarr", forwards)
     pretend_older(config.out, "timm", "0.0.1")

@@ -71,6 +71,9 @@ class ImageDataset:
     content: Callable[[int], bytes | None] = in_no_file
     """Row -> the bytes of the file that `read` decodes, None where there is none; raises `UnreadableSampleError`."""
 
+    measures: Sequence[str] = ()
+    """What stands for every row in the fingerprint, besides id and target: size, digest or nothing, and given columns."""
+
     def __len__(self) -> int:
         return len(self.table)
 
@@ -106,6 +109,16 @@ def open_dataset(
     name, argument = _resolve(str(spec))
     opened: ImageDataset = DATASETS.load(name).open(argument, split_seed=split_seed, task=task, fingerprint=fingerprint)
     return opened
+
+
+def fingerprint_of_rows(dataset: ImageDataset, rows: Sequence[int]) -> str:
+    """Return the fingerprint that a data set of only these rows, in this order, would have."""
+    from featurecache.datasets._fingerprint import fingerprint_of
+
+    kind: Fingerprint = dataset.identity["fingerprint"].rpartition(":")[0] or "sizes"
+    ids = [dataset.table.sample_id[row] for row in rows]
+    measures = [dataset.measures[row] for row in rows]
+    return fingerprint_of(kind, ids, measures, dataset.table.target[list(rows)], dataset.class_names)
 
 
 def is_archive(path: Path) -> bool:

@@ -80,6 +80,7 @@ def dataset_of(
         read=read,
         identity=identity,
         content=read.content,
+        measures=measures,
     )
 
 

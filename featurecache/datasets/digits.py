@@ -56,5 +56,5 @@ def open(
     }
     return ImageDataset(
         name="digits", spec="digits", table=table, class_names=names, task="classification",
-        read=read, identity=identity,
+        read=read, identity=identity, measures=measures,
     )  # fmt: skip

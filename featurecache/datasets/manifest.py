@@ -88,6 +88,7 @@ def _dataset(
         task=labels.task,
         read=read,
         content=read.content,
+        measures=beyond,
         identity={
             "name": path.stem,
             "fingerprint": fingerprint_of(fingerprint, names, beyond, target, labels.names),

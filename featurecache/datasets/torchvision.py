@@ -91,6 +91,7 @@ def open(
         class_names=classes,
         task="classification",
         read=read,
+        measures=measures,
         identity={
             "name": name,
             "fingerprint": fingerprint_of(fingerprint, ids, measures, target, classes),

@@ -7,32 +7,34 @@ from then on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.errors import ConfigError
-from featurecache.features import Header
+from featurecache.errors import ConfigError, StoreBusyError
+from featurecache.features import ArraySpec, Header
 from featurecache.places import Url, placed
 from featurecache.registry import Registry
 from featurecache.stores._agreement import lacking, united
 from featurecache.stores._behind import WriteBehind
 from featurecache.stores._constants import ClassValues
 from featurecache.stores._explaining import explained
-from featurecache.stores._gaps import Gap, gaps, progress
+from featurecache.stores._gaps import Gap, Taken, gaps, gaps_between, progress
 from featurecache.stores._restoring import Material, Unlike
+from featurecache.stores._shards import Shard
 from featurecache.stores._verifying import WAYS, Damage, Examined, Seen
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 __all__ = [
-    "STORES", "WAYS", "ClassValues", "Damage", "Examined", "FeatureStore", "Gap", "Material", "Unlike", "WriteBehind",
-    "copy_store", "create_store", "digests", "examine_store", "explained", "format_of", "gaps", "lacking", "mend_store",
-    "open_store", "planned_bytes", "progress", "same_store", "store_exists", "united",
+    "STORES", "WAYS", "ClassValues", "Damage", "Examined", "FeatureStore", "Gap", "Material", "Shard", "Taken", "Unlike",
+    "WriteBehind", "copy_store", "create_store", "digests", "examine_store", "explained", "finish_share", "format_of",
+    "gaps", "gaps_between", "is_store", "lacking", "left_in", "mend_store", "open_store", "planned_bytes", "progress",
+    "same_store", "store_exists", "united", "write_store",
 ]  # fmt: skip
 
 STORES = Registry("store format", "featurecache.stores")
@@ -49,16 +51,25 @@ class FeatureStore(Protocol):
     """Whether the store is sealed, and its writer gone."""
     uncommitted: int
     """Rows written since the last commit."""
+    read_only: bool
+    """Whether this one writes nothing."""
+    share: range
+    """Rows that this writer is to write; all, where it does not share the store with others."""
     interrupted_at: int
     """Row up to which an earlier, unfinished writer had begun to compute; 0 where there was none."""
 
     def table(self) -> RowTable:
         """Return the row table; read once, then kept."""
 
-    def status(self) -> npt.NDArray[Any]:
-        """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
+    def status(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> npt.NDArray[Any]:
+        """Return (N,) text: "ok", "skipped: reason", "deleted", or "" for rows that are not committed.
 
-    def readable(self) -> npt.NDArray[np.bool_]:
+        Not committed in any of `arrays` and `views`; None: all.
+        """
+
+    def readable(
+        self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None
+    ) -> npt.NDArray[np.bool_]:
         """Return (N,) whether a row is committed and its image could be read: where `status` is "ok", without the text."""
 
     def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
@@ -69,6 +80,21 @@ class FeatureStore(Protocol):
 
         Raises:
             StoreMismatchError: the header is not the store's own with more in it.
+        """
+
+    def grow(self, header: Header, table: RowTable) -> None:
+        """Take in rows behind those that are there, which are then missing; `header` and `table` are of all of them.
+
+        Durable at once and whole or not at all; the rows that are there are neither rewritten nor moved.
+
+        Raises:
+            StoreError: they are not the store's own with more rows.
+        """
+
+    def delete(self, rows: Collection[int]) -> None:
+        """Take rows out for good: their bytes become zero in every array and view, and their status "deleted".
+
+        They are as good as committed, so that nobody computes them again. Whole or not at all; `finish` seals again.
         """
 
     def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
@@ -118,8 +144,13 @@ class FeatureStore(Protocol):
         """Release files and the writer's lock."""
 
 
-def open_store(path: str | Path | Url, *, writable: bool = False) -> FeatureStore:
+def open_store(
+    path: str | Path | Url, *, writable: bool = False, shard: Shard | None = None, take_over: bool = False
+) -> FeatureStore:
     """Open the store at `path`; the suffix names the format. A URL (`s3://bucket/x.zarr`) is opened for reading alone.
+
+    With a `shard`, a writable store takes only the rows of its `share`, beside writers of others. `take_over` takes the
+    place of a writer of another machine that was silent for long.
 
     Raises:
         StoreNotFoundError, StoreDamagedError, StoreError (a newer format), StoreBusyError (writable, and being written).
@@ -128,8 +159,30 @@ def open_store(path: str | Path | Url, *, writable: bool = False) -> FeatureStor
     if isinstance(place, Url):
         remote: FeatureStore = _elsewhere().open_remote(place, writable=writable)
         return remote
-    opened: FeatureStore = format_of(place).open(place, writable=writable)
+    opened: FeatureStore = format_of(place).open(place, writable=writable, shard=shard, take_over=take_over)
     return opened
+
+
+def finish_share(path: Path, share: FeatureStore, *, take_over: bool = False) -> FeatureStore:
+    """Let go of a share whose rows are committed, and return the store: sealed, if no share lacks anything any more.
+
+    Of several that end at one moment, one seals the store. It is the caller's to close.
+    """
+    share.close()
+    reader = open_store(path)
+    if reader.finished or reader.missing():
+        return reader
+    try:
+        whole = open_store(path, writable=True, take_over=take_over)
+    except StoreBusyError:  # the one who is there seals it, or tries after us
+        return reader
+    try:
+        if not whole.finished and not whole.missing():
+            whole.finish()
+    except BaseException:
+        whole.close()
+        raise
+    return whole
 
 
 def create_store(
@@ -139,8 +192,9 @@ def create_store(
     *,
     chunk_multiple: int,
     constants: ClassValues | None = None,
+    shard: Shard | None = None,
 ) -> FeatureStore:
-    """Create a store without rows, open for writing; chunks hold a multiple of `chunk_multiple` rows.
+    """Create a store without rows, open for writing, or of a share; chunks hold a multiple of `chunk_multiple` rows.
 
     `constants` is asked for the values of the classes, a few at a time, where the header speaks of such arrays.
 
@@ -151,7 +205,9 @@ def create_store(
     if isinstance(place, Url):
         raise _elsewhere().not_written(place)
     create = format_of(place).create
-    created: FeatureStore = create(place, header, table, chunk_multiple=chunk_multiple, constants=constants)
+    created: FeatureStore = create(
+        place, header, table, chunk_multiple=chunk_multiple, constants=constants, shard=shard
+    )
     return created
 
 
@@ -171,6 +227,28 @@ def copy_store(source: FeatureStore, path: Path) -> None:
         StoreDamagedError: the source does not hold what was committed.
     """
     format_of(path).copy(source, path)
+
+
+def write_store(
+    path: Path,
+    header: Header,
+    table: RowTable,
+    taken: Sequence[Taken],
+    constants: ClassValues,
+    cast: Callable[[ArraySpec, range, npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
+) -> None:
+    """Write a store of rows of others, sealed where nothing is missing; whole or not at all.
+
+    `taken` is ascending by place. `cast` turns values of rows of a source into those that the new store keeps.
+
+    Raises:
+        StoreError: something is at `path`, or it cannot be written.
+        StoreDamagedError: a source does not hold what was committed.
+    """
+    format_of(path)
+    from featurecache.stores import _merging  # it knows the formats, which know this door
+
+    _merging.write_store(path, header, table, taken, constants, cast or _merging.as_they_are)
 
 
 def same_store(one: Any, other: Any) -> bool:
@@ -194,6 +272,20 @@ def mend_store(path: Path, material: Material, *, accept: bool = False) -> list[
     """
     unlike: list[Unlike] = format_of(path).mend(path, material, accept=accept)
     return unlike
+
+
+def is_store(path: Path) -> bool:
+    """Return whether a store is at `path`, finished or not."""
+    from featurecache.stores import _leftovers  # it knows the formats, which know this door
+
+    return _leftovers.is_store(path)
+
+
+def left_in(path: Path) -> list[tuple[Path, str]]:
+    """Return what a kill left inside a store and is no part of it, with what it is; `open_store` may use it no more."""
+    from featurecache.stores import _leftovers
+
+    return list(_leftovers.left_in(path))
 
 
 def planned_bytes(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> dict[str, int]:

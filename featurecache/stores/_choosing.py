@@ -40,7 +40,8 @@ def readable(store: Any, array: str, split: str | None, view: int) -> npt.NDArra
         if split is not None or view:
             raise StoreContentsError(f"{array} of {store.path} holds classes and no rows: leave split and view out.")
         return as_numbers(store.constant(array), store.header.constant(array).dtype)
-    keep = store.readable()
+    spec_called(store.path, store.header, array)
+    keep = store.readable([array], [view])
     if split is not None:
         keep &= np.asarray(store.table().split) == split
     return as_numbers(store.read(array, np.flatnonzero(keep), view), store.header.array(array).dtype)

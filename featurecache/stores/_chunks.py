@@ -28,12 +28,16 @@ PAGE = 16384
 
 
 def chunk_rows(spec: ArraySpec, rows: int, multiple: int) -> int:
-    """Return the rows of a chunk: near `TARGET_BYTES`, at least about 8 chunks, a multiple of `multiple`, whole pages."""
+    """Return the rows of a chunk: near `TARGET_BYTES`, at least about 8 chunks, a multiple of `multiple`, whole pages.
+
+    It is `multiple` times a power of two, so that every chunk of a store lies in whole chunks of any larger one: writers
+    divide the rows between chunks of all arrays at once.
+    """
     wanted = min(LONGEST_CHUNK, max(TARGET_BYTES // spec.row_bytes, 16), max(-(-rows // 8), 1))
     step = lcm(multiple, PAGE // gcd(PAGE, spec.row_bytes))
     if step > max(LONGEST_CHUNK, multiple) or step * spec.row_bytes > 2 * TARGET_BYTES:
         step = multiple
-    return -(-wanted // step) * step
+    return step << (max(wanted // step, 1).bit_length() - 1)
 
 
 def chunk_key(index: int, view: int, tail: int) -> str:

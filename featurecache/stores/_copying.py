@@ -28,7 +28,7 @@ from featurecache.stores import _ledger
 from featurecache.stores._chunks import ChunkWriter, chunk_key, view_of
 from featurecache.stores._constants import ROOM, Piece
 from featurecache.stores._creation import LEDGER, ROOT, remove_leftovers, temporary_name, write_durably
-from featurecache.stores._layout import TABLE_COLUMNS, empty_store, status_files
+from featurecache.stores._layout import TABLE_COLUMNS, status_files, table_files
 from featurecache.stores._second_copy import COPY, encoded
 
 if TYPE_CHECKING:
@@ -190,16 +190,14 @@ def small_files(source: Copied, journal: Journal) -> dict[str, bytes]:
     Raises:
         StoreDamagedError: the row table is not what was written.
     """
-    table = {
-        name: content for name, content in empty_store(source.header, source.table(), 1).items() if ROOT not in name
-    }
+    table = table_files(source.table(), journal.chunk(TABLE_COLUMNS[0])[0])
     for name, content in table.items():
         if zlib.crc32(content) != journal.state().files[name]:
             raise StoreDamagedError(
                 f"{source.path}: {name} of the row table is not what was written. "
                 f"Mend it with: featurecache verify {source.path} --repair"
             )
-    return {**journal.metadata, **table, **status_files(list(source.status()))}
+    return {**journal.metadata, **table, **status_files(list(source.status()), journal.chunk("status")[0])}
 
 
 @contextmanager

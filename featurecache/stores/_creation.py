@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from featurecache.stores import _ledger
 from featurecache.stores._constants import ClassValues, remove_unclaimed, sync_constants, write_constants
 from featurecache.stores._layout import empty_store, extended_metadata
 from featurecache.stores._second_copy import COPY, contradicts, encoded, keep_copy
+from featurecache.stores._shards import continued, gather, share_ledgers
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
@@ -146,6 +147,23 @@ def replace_metadata(path: Path, files: Mapping[str, str]) -> None:
             sync_folder(folder.parent)
 
 
+def staged(path: Path, name: str) -> Path:
+    """Return the temporary name of a piece of the row table until the ledger names it."""
+    return path / f".{name.replace('/', '~')}.grown.tmp"
+
+
+def unstage(path: Path, names: Iterable[str]) -> None:
+    """Give their names to the pieces of the row table that the ledger names by now, as far as they have not got them."""
+    for name in names:
+        if staged(path, name).exists():
+            target = path / name
+            new = [folder for folder in target.parents if not folder.exists()]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged(path, name), target)
+            for folder in {target.parent, *(folder.parent for folder in new)}:
+                sync_folder(folder)
+
+
 def checked(path: Path, name: str, crc: int) -> bytes:
     """Return the content of a file of metadata or of the row table.
 
@@ -173,12 +191,14 @@ def snapshot(path: Path) -> tuple[bytes, list[_ledger.Record], int]:
         StoreDamagedError: the root was never the one that the ledger tells of, or the ledger is not what was written.
     """
     for _ in range(5):
+        shares = share_ledgers(path)  # first: what is put into the ledger meanwhile is found there
         root = (path / ROOT).read_bytes() if (path / ROOT).exists() else b""
         records, good = _ledger.read_records(path / LEDGER)
         belonging = _ledger.as_of(records, ROOT, zlib.crc32(root))
         torn = contradicts(path, path / LEDGER)
         if belonging is not None and not torn:
-            return root, belonging, good
+            whole = len(belonging) == len(records)
+            return root, continued(belonging, shares) if whole else belonging, good
     raise StoreDamagedError(
         f"{path / (LEDGER if torn else ROOT)} is not the file that was written. Mend it with: "
         f"featurecache verify {path} --repair"
@@ -190,12 +210,17 @@ def settle(path: Path) -> None:
     _, belonging, good = snapshot(path)
     records, _ = _ledger.read_records(path / LEDGER)
     files = _ledger.Committed.replay(records).files
+    for record in records:
+        if record["kind"] == "deleted":
+            unstage(path, _ledger.chunk_files(record))
     for record in records[len(belonging) :]:
         if record["kind"] == "extended":
+            unstage(path, record.get("sums", ()))
             replace_metadata(path, record["files"])
     for folder in {path, *((path / name).parent for name in files), path / "status/c"}:
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
     remove_unclaimed(path, files)
     _ledger.cut(path / LEDGER, good)
+    gather(path, path / LEDGER)
     keep_copy(path, path / LEDGER)

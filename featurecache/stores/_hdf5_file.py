@@ -167,10 +167,13 @@ class Hdf5File:
         """Return (N,) text: "ok" or "skipped: reason"."""
         return self._strings("status")
 
-    def readable(self) -> npt.NDArray[np.bool_]:
+    def readable(
+        self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None
+    ) -> npt.NDArray[np.bool_]:
         """Return (N,) whether the image of a row could be read."""
         readable = np.ones(self.header.rows, dtype=bool)
-        readable[list(self._journal.state().skipped)] = False
+        state = self._journal.state()
+        readable[[*state.skipped, *state.deleted]] = False
         return readable
 
     def _strings(self, name: str) -> npt.NDArray[Any]:

@@ -20,7 +20,7 @@ from featurecache.stores._constants import Cut, cuts
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
-TABLE_CHUNK = 65536
+TABLE_CHUNK, SMALLEST_TABLE_CHUNK = 65536, 1024
 TEXT_COLUMNS = ("sample_id", "split", "domain", "group")
 TABLE_COLUMNS = (*TEXT_COLUMNS, "target")
 
@@ -34,10 +34,8 @@ def empty_store(header: Header, table: RowTable, chunk_multiple: int) -> dict[st
     root = zarr.create_group(memory, zarr_format=3, attributes={"featurecache": header.to_json()})
     _add_arrays(root, header, header.arrays, chunk_multiple)
     _add_constants(root, cuts(header))
-    for name in TEXT_COLUMNS:
-        _text(root, name, getattr(table, name))
-    _text(root, "status", None, rows=header.rows)
-    _column(root, "target", np.asarray(table.target))
+    _add_table(root, table, _table_chunk(header.rows))
+    _text(root, "status", None, _table_chunk(header.rows), rows=header.rows)
     _consolidate(memory)
     return contents(memory)
 
@@ -61,6 +59,46 @@ def extended_metadata(metadata: Mapping[str, bytes], header: Header, chunk_multi
     root.attrs.put({"featurecache": header.to_json()})
     _consolidate(memory)
     return {name: content for name, content in contents(memory).items() if metadata.get(name) != content}
+
+
+def grown_store(metadata: Mapping[str, bytes], header: Header, table: RowTable) -> dict[str, bytes]:
+    """Return path -> content of all metadata and of the row table, once a store with these metadata has more rows.
+
+    Chunks stay as they are, the row table's too.
+    """
+    memory = MemoryStore({name: default_buffer_prototype().buffer.from_bytes(text) for name, text in metadata.items()})
+    root = zarr.open_group(memory, mode="r+", zarr_format=3, use_consolidated=False)
+    with _quiet():
+        for name in (*(spec.name for spec in header.arrays), *TABLE_COLUMNS, "status"):
+            array = root[name]
+            assert isinstance(array, zarr.Array)
+            array.resize((header.rows, *array.shape[1:]))
+            if name in TEXT_COLUMNS:
+                array[:] = np.asarray(getattr(table, name), dtype=np.dtypes.StringDType())
+            if name == "target":
+                array[:] = np.asarray(table.target)
+        root.attrs.put({"featurecache": header.to_json()})
+        _consolidate(memory)
+    return contents(memory)
+
+
+def table_files(table: RowTable, chunk: int) -> dict[str, bytes]:
+    """Return path -> content of the chunks of the row table, so many rows in each."""
+    memory = MemoryStore()
+    root = zarr.create_group(memory, zarr_format=3)
+    _add_table(root, table, chunk)
+    return {path: content for path, content in contents(memory).items() if not path.endswith("zarr.json")}
+
+
+def _add_table(root: zarr.Group, table: RowTable, chunk: int) -> None:
+    for name in TEXT_COLUMNS:
+        _text(root, name, getattr(table, name), chunk)
+    _column(root, "target", np.asarray(table.target), chunk)
+
+
+def _table_chunk(rows: int) -> int:
+    """Return the rows of a chunk of the row table; a store that is small now may grow."""
+    return min(max(rows, SMALLEST_TABLE_CHUNK), TABLE_CHUNK)
 
 
 def _consolidate(memory: MemoryStore) -> None:
@@ -98,19 +136,19 @@ def _add_constants(root: zarr.Group, plan: Iterable[Cut]) -> None:
         )
 
 
-def status_files(status: list[str]) -> dict[str, bytes]:
-    """Return path -> content of the chunks of the array `status`."""
+def status_files(status: list[str], chunk: int) -> dict[str, bytes]:
+    """Return path -> content of the chunks of the array `status`, so many rows in each."""
     memory = MemoryStore()
     with _quiet():
-        _text(zarr.create_group(memory, zarr_format=3), "status", status)
+        _text(zarr.create_group(memory, zarr_format=3), "status", status, chunk)
     return {path: content for path, content in contents(memory).items() if path.startswith("status/c")}
 
 
-def _text(root: zarr.Group, name: str, values: Any, rows: int | None = None) -> None:
+def _text(root: zarr.Group, name: str, values: Any, chunk: int, rows: int | None = None) -> None:
     count = len(values) if rows is None else rows
     with _quiet():
         array = root.create_array(
-            name, shape=(count,), chunks=(min(max(count, 1), TABLE_CHUNK),), dtype="string", compressors=None,
+            name, shape=(count,), chunks=(chunk,), dtype="string", compressors=None,
             config={"write_empty_chunks": True},
         )  # fmt: skip
         if values is not None:
@@ -125,8 +163,8 @@ def column(array: Any) -> npt.NDArray[Any]:
     return found
 
 
-def _column(root: zarr.Group, name: str, values: npt.NDArray[Any]) -> None:
-    chunks = (min(max(len(values), 1), TABLE_CHUNK), *values.shape[1:])
+def _column(root: zarr.Group, name: str, values: npt.NDArray[Any], chunk: int) -> None:
+    chunks = (chunk, *values.shape[1:])
     array = root.create_array(
         name, shape=values.shape, chunks=chunks, dtype=values.dtype, compressors=None, fill_value=0,
         config={"write_empty_chunks": True},

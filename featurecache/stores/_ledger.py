@@ -100,6 +100,8 @@ class Committed:
     """Array -> chunk key -> (rows committed in the chunk, CRC-32 of their bytes)."""
     skipped: dict[int, str] = field(default_factory=dict)
     """Row -> why it holds no features."""
+    deleted: set[int] = field(default_factory=set)
+    """Rows that were taken out for good; their bytes are zero."""
     finished: bool = False
 
     @classmethod
@@ -119,7 +121,14 @@ class Committed:
             self.finished = False
             self.files = {**self.files, **_file_sums(record)}
             return
+        if record["kind"] == "deleted":
+            self.finished = False
+            self.deleted.update(record["rows"])
+            for array, chunks in record["chunks"].items():
+                self.chunks[array].update({key: (rows, crc) for key, (rows, crc) in chunks.items()})
+            return
         start, stop = record["rows"]
+        self.deleted.update(record.get("deleted", ()))
         for array, chunks in record["chunks"].items():
             for view in {view_of(key) for key in chunks}:  # a commit writes every view it speaks of, in all its rows
                 self.spans[array, view] = _joined([*self.spans.get((array, view), []), (start, stop)])
@@ -131,13 +140,20 @@ class Committed:
         """Return the ledger of a finished store: a function of what is committed, not of how it came about."""
         chunks = {a: {k: list(v) for k, v in sorted(keys.items())} for a, keys in sorted(self.chunks.items())}
         skipped = {str(row): reason for row, reason in sorted(self.skipped.items())}
-        everything = {"kind": "commit", "rows": [0, rows], "chunks": chunks, "skipped": skipped}
+        everything: Record = {"kind": "commit", "rows": [0, rows], "chunks": chunks, "skipped": skipped}
+        if self.deleted:
+            everything["deleted"] = sorted(self.deleted)
         return [{"kind": "created", "files": dict(self.files)}, everything, {"kind": "finished"}]
 
     def missing(self, arrays: Iterable[str], views: Iterable[int], rows: int) -> list[range]:
         """Return the rows of `range(rows)` that are absent from any of `arrays` in any of `views`, ascending and disjoint."""
         gaps = [gap for part in product(arrays, views) for gap in _gaps(self.spans.get(part, []), rows)]
         return [range(a, b) for a, b in _joined(gaps)]
+
+
+def chunk_files(record: Record) -> list[str]:
+    """Return the paths of the chunks that a record speaks of."""
+    return [f"{array}/{key}" for array, chunks in record["chunks"].items() for key in chunks]
 
 
 def as_of(records: Sequence[Record], file: str, crc: int) -> list[Record] | None:

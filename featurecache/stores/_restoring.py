@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.features import ArraySpec, Header
+from featurecache.features import ArraySpec
 from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
 from featurecache.stores._chunks import write_all
 from featurecache.stores._constants import CLASSES, Cut
 from featurecache.stores._creation import LEDGER, settle
 from featurecache.stores._explaining import explained
-from featurecache.stores._layout import empty_store, status_files
+from featurecache.stores._layout import TABLE_COLUMNS, status_files, table_files
+from featurecache.stores._locking import acquire
 from featurecache.stores._second_copy import COPY, copy_in, encoded, remove_copy
 from featurecache.stores._verifying import Damage, Examined, examine, extent_of_chunk, status_of
-from featurecache.stores._writer import LOCK, acquire
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
@@ -64,7 +64,7 @@ def mend(path: Path, material: Material, *, accept: bool) -> list[Unlike]:
         StoreBusyError: it is being written.
     """
     with explained(f"write to {path}"):
-        lock = acquire(path / LOCK)
+        lock = acquire(path)
     finished = False
     try:
         with explained(f"write to {path}"):
@@ -86,13 +86,15 @@ def restored(path: Path, found: Examined, material: Material | None, *, accept: 
     for name, content in found.metadata.items():
         _replace(path / name, content)
     if found.finished:
-        for name, content in status_files(status_of(state, header.rows)).items():
+        for name, content in status_files(
+            status_of(state, header.rows), extent_of_chunk(found.metadata, "status")
+        ).items():
             _replace(path / name, content)
     _filling(path, found)
     if material is None:
         _journal(path, found, [])
         return []
-    unlike = [*_table(path, header, state, found.damages, material), *_classes(path, found, material)]
+    unlike = [*_table(path, found, material), *_classes(path, found, material)]
     accepted, others = _chunks(path, found, material, accept=accept)
     _journal(path, found, accepted)
     return unlike + others
@@ -136,13 +138,13 @@ def _put_ledger(path: Path, ledger: bytes) -> None:
     write_atomic(target, ledger)
 
 
-def _table(
-    path: Path, header: Header, state: _ledger.Committed, damages: Sequence[Damage], material: Material
-) -> Iterator[Unlike]:
-    names = [damage.file for damage in damages if damage.way == "data"]
-    files = empty_store(header, material.table(), 1) if names else {}
+def _table(path: Path, found: Examined, material: Material) -> Iterator[Unlike]:
+    assert found.state is not None
+    names = [damage.file for damage in found.damages if damage.way == "data"]
+    chunk = extent_of_chunk(found.metadata, TABLE_COLUMNS[0])
+    files = table_files(material.table(), chunk) if names else {}
     for name in names:
-        if name in files and zlib.crc32(files[name]) == state.files[name]:
+        if name in files and zlib.crc32(files[name]) == found.state.files[name]:
             _replace(path / name, files[name])
         else:
             yield Unlike(file=name, what="the data set is no longer the one that this store was made of")
@@ -189,6 +191,9 @@ def _chunks(
         lacking = {spec: tuple(sorted({c.view for c in chunks if c.spec == spec})) for spec in {c.spec for c in chunks}}
         try:
             for batch, arrays in material.rows(rows, lacking, found.state.skipped):
+                gone = [row - batch.start for row in found.state.deleted if row in batch]
+                for values in arrays.values():
+                    values[gone] = 0
                 for chunk in chunks:
                     chunk.take(batch, arrays[chunk.spec.name][:, lacking[chunk.spec].index(chunk.view)])
             for chunk in chunks:

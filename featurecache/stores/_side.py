@@ -13,7 +13,7 @@ from featurecache.stores._copying import NOTES
 from featurecache.stores._creation import LEDGER
 from featurecache.stores._explaining import explained
 from featurecache.stores._hdf5_file import notes_of
-from featurecache.stores._writer import LOCK, Lock, acquire
+from featurecache.stores._locking import LOCK, Lock, acquire
 
 
 def side_of(path: Path) -> Path:
@@ -43,7 +43,7 @@ def _same_notes(ours: Path, theirs: Path) -> bool:
     return names == named(theirs) and all(cmp(ours / name, theirs / name, shallow=False) for name in names)
 
 
-def locked(side: Path) -> Lock:
+def locked(side: Path, *, take_over: bool = False) -> Lock:
     """Return the lock of a side; a side that is not there yet is made for it.
 
     Raises:
@@ -52,11 +52,11 @@ def locked(side: Path) -> Lock:
     with explained(f"write in {side.parent}"):
         side.mkdir(exist_ok=True)
     try:
-        return acquire(side / LOCK)
+        return acquire(side, take_over=take_over)
     except StoreError:
         if side.exists():
             raise
-        return locked(side)  # the writer before us removed it between our two steps
+        return locked(side, take_over=take_over)  # the writer before us removed it between our two steps
 
 
 def clear(side: Path) -> None:

@@ -17,8 +17,8 @@ from featurecache.stores._constants import CLASSES, ROOM, Cut
 from featurecache.stores._copying import NOTES, header_from
 from featurecache.stores._creation import LEDGER, ROOT
 from featurecache.stores._layout import status_files
+from featurecache.stores._locking import LOCK
 from featurecache.stores._second_copy import COPY, SecondCopy, decoded, encoded
-from featurecache.stores._writer import LOCK
 
 Way = Literal["", "journal", "data", "classes", "rows", "scores"]
 WAYS: Mapping[Way, str] = {
@@ -102,7 +102,7 @@ def examine(path: Path, seen: Seen = lambda count: None) -> Examined:
         damages += _second(copied, copy, encoded(metadata, ledger) if state.finished else None)
     damages += _table(path, state, seen)
     if state.finished:
-        damages += _status(path, header, state)
+        damages += _status(path, header, state, metadata)
     damages += [bad for spec in header.arrays for bad in _chunks(path, header, spec, state, metadata, seen)]
     return Examined(
         notes=path, damages=tuple(damages), header=header, state=state, finished=state.finished, ledger=ledger, metadata=metadata,
@@ -222,11 +222,16 @@ def _table(path: Path, state: _ledger.Committed, seen: Seen) -> Iterator[Damage]
 
 def status_of(state: _ledger.Committed, rows: int) -> list[str]:
     """Return what the ledger of a finished store says of every row."""
-    return [f"skipped: {state.skipped[row]}" if row in state.skipped else "ok" for row in range(rows)]
+    status = [f"skipped: {state.skipped[row]}" if row in state.skipped else "ok" for row in range(rows)]
+    for row in state.deleted:
+        status[row] = "deleted"
+    return status
 
 
-def _status(path: Path, header: Header, state: _ledger.Committed) -> Iterator[Damage]:
-    for name, expected in status_files(status_of(state, header.rows)).items():
+def _status(path: Path, header: Header, state: _ledger.Committed, metadata: Mapping[str, bytes]) -> Iterator[Damage]:
+    if f"status/{ROOT}" not in metadata:
+        return
+    for name, expected in status_files(status_of(state, header.rows), extent_of_chunk(metadata, "status")).items():
         content = _read(path / name)
         if content != expected:
             yield _bad(name, _gone_or_changed(content), "journal", array="status")
@@ -281,7 +286,8 @@ def judged(content: bytes | None, spec: ArraySpec, size: int, count: int, crc: i
 def _strangers(path: Path, header: Header, state: _ledger.Committed, metadata: Mapping[str, bytes]) -> tuple[str, ...]:
     """Return the files that are of no use to the store."""
     ours = {LEDGER, COPY, LOCK, *state.files}
-    ours |= set(status_files([""] * header.rows))
+    if f"status/{ROOT}" in metadata:
+        ours |= set(status_files([""] * header.rows, extent_of_chunk(metadata, "status")))
     for spec in header.constants:
         if f"{spec.name}/{ROOT}" in metadata:
             ours |= {name for name, _ in Cut(spec, extent_of_chunk(metadata, spec.name, CLASSES)).pieces()}

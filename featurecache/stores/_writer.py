@@ -1,31 +1,25 @@
-"""The one writer of a store: rows in, commits out, a lock that says who holds it."""
+"""The writer of a store, or of a share of its rows: rows in, commits out."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import re
-import socket
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from featurecache.errors import StoreBusyError, StoreError
+from featurecache.errors import StoreError
 from featurecache.features import Header
-from featurecache.files import sync_folder, write_atomic
+from featurecache.files import write_atomic
 from featurecache.stores import _ledger
 from featurecache.stores._chunks import ChunkWriter, check_unfilled
 from featurecache.stores._creation import LEDGER
 from featurecache.stores._explaining import explained
+from featurecache.stores._locking import Lock
 from featurecache.stores._second_copy import keep_copy, remove_copy
-
-LOCK = "writer.lock"
+from featurecache.stores._shards import ledger_of, within
 
 Parts = Mapping[str, tuple[int, ...]]
 """Array -> views of it that are written."""
@@ -38,8 +32,10 @@ class Writer:
         self, path: Path, lock: Lock, header: Header, chunk_rows: Mapping[str, int], state: _ledger.Committed
     ) -> None:
         self.path, self.lock, self.state = path, lock, state
+        self._ledger = path / (LEDGER if lock.rows is None else ledger_of(lock.rows))
         for spec in header.arrays:
-            check_unfilled(path, spec, chunk_rows[spec.name], state.chunks.get(spec.name, {}))
+            known = state.chunks.get(spec.name, {})
+            check_unfilled(path, spec, chunk_rows[spec.name], within(known, chunk_rows[spec.name], lock.rows))
         self._writers = {
             spec.name: ChunkWriter(path, spec, chunk_rows[spec.name], state.chunks.get(spec.name, {}))
             for spec in header.arrays
@@ -103,7 +99,7 @@ class Writer:
             chunks = {writer.spec.name: writer.taken() for writer in writers}
             skipped = {str(row): reason for row, reason in self._skipped.items()}
             record = {"kind": "commit", "rows": list(self._spans[0]), "chunks": chunks, "skipped": skipped}
-            _ledger.append(self.path / LEDGER, record)
+            _ledger.append(self._ledger, record)
         self.state.apply(record)
         self._spans, self._skipped = [], {}
 
@@ -129,72 +125,3 @@ class Writer:
         """Let go of files and lock. Rows that were not committed stay unreal."""
         self.let_go()
         self.lock.release(for_good=self.state.finished)
-
-
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """The right to write a store; the kernel takes it back when the process ends, however it ends."""
-
-    path: Path
-    descriptor: int
-    interrupted_at: int
-    """Row up to which an earlier writer, which never finished, had begun to compute."""
-    since: float = field(default_factory=time.time)
-
-    def describe(self, position: int) -> None:
-        """Write who holds the lock since when, and the row up to which it computes; survives a kill, costs no fsync."""
-        line = f"{os.getpid()} {socket.gethostname()} {int(self.since)} {position}\n"
-        with explained(f"write to {self.path.parent}"):
-            os.pwrite(self.descriptor, line.encode().ljust(512), 0)
-
-    def moved_to(self, position: int) -> Lock:
-        """Return the lock as one whose earlier writer had begun to compute up to `position`; noted on disk too."""
-        self.describe(position)
-        return replace(self, interrupted_at=position)
-
-    def release(self, *, for_good: bool) -> None:
-        """Let the next writer in; `for_good` removes the file too, for a store that is finished."""
-        if for_good:
-            self.path.unlink(missing_ok=True)
-            sync_folder(self.path.parent)
-        os.close(self.descriptor)
-
-
-def acquire(path: Path) -> Lock:
-    """Lock a store for writing.
-
-    Raises:
-        StoreBusyError: another process writes it; says which.
-        StoreError: the folder cannot be written.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        reason = error.strerror
-        raise StoreError(f"cannot write in {path.parent}: {reason}. Give an --out that can be written.") from error
-    holder = _HOLDER.match(os.read(descriptor, 512).decode(errors="replace"))
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StoreBusyError(f"{path.parent} is being written by {_named(holder)}. Wait for it, or stop it.") from None
-    if not (path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())):
-        os.close(descriptor)  # the writer before us finished and removed its lock between our open and our flock
-        return acquire(path)
-    lock = Lock(path, descriptor, int(holder["position"]) if holder else 0)
-    try:
-        lock.describe(lock.interrupted_at)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return lock
-
-
-_HOLDER = re.compile(r"(?P<process>\d+) (?P<host>\S+) (?P<since>\d+) (?P<position>\d+)\n")
-
-
-def _named(holder: re.Match[str] | None) -> str:
-    if holder is None:
-        return "another process"
-    seconds = max(0, int(time.time()) - int(holder["since"]))
-    return f"process {holder['process']} on {holder['host']}, for {seconds} s"

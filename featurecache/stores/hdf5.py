@@ -7,7 +7,7 @@ a ledger is nothing but a lock, or what a kill left of one: the file is the stor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,15 @@ from featurecache.stores._constants import ClassValues, Piece
 from featurecache.stores._copying import Copied, Journal, copy_notes, replacing, take_apart
 from featurecache.stores._creation import LEDGER, create_files
 from featurecache.stores._explaining import explained
+from featurecache.stores._growing import check_grows
 from featurecache.stores._hdf5_file import Hdf5File, assemble, notes_of
+from featurecache.stores._ledger import Committed
+from featurecache.stores._locking import Lock
 from featurecache.stores._planning import in_one_piece
+from featurecache.stores._shards import Shard
 from featurecache.stores._side import clear, locked, refuse_remains, remove_empty, side_of
-from featurecache.stores._writer import Lock
 from featurecache.stores.zarr import ZarrStore
+from featurecache.stores.zarr import open as open_side
 
 SUFFIXES = (".h5", ".hdf5")
 planned, examine, mend = in_one_piece, _hdf5_verifying.examine, _hdf5_verifying.mend
@@ -40,21 +44,42 @@ def exists(path: Path) -> bool:
 
 
 def create(
-    path: Path, header: Header, table: RowTable, *, chunk_multiple: int, constants: ClassValues | None = None
-) -> Hdf5Store:
+    path: Path,
+    header: Header,
+    table: RowTable,
+    *,
+    chunk_multiple: int,
+    constants: ClassValues | None = None,
+    shard: Shard | None = None,
+) -> Hdf5Store | ZarrStore:
     """Create a store without rows: its Zarr side is there whole, or not at all."""
     refuse_remains(path)
     create_files(side_of(path), header, table, chunk_multiple, constants)
-    return Hdf5Store(path, locked(side_of(path)))
+    return open(path, writable=True, shard=shard)
 
 
-def open(path: Path, *, writable: bool = False) -> Hdf5Store:
-    """Open an existing store, finished or not."""
+def open(
+    path: Path, *, writable: bool = False, shard: Shard | None = None, take_over: bool = False
+) -> Hdf5Store | ZarrStore:
+    """Open an existing store, finished or not; for a share of its rows, the Zarr side itself."""
     if not path.exists() and not (side_of(path) / LEDGER).exists():
         raise StoreNotFoundError(
             f"{path} does not exist. Make one with: featurecache extract-features DATA --backbone NAME --out {path}"
         )
-    return Hdf5Store(path, locked(side_of(path)) if writable else None)
+    if writable and shard is not None:
+        return _shared(path, shard, take_over)
+    return Hdf5Store(path, locked(side_of(path), take_over=take_over) if writable else None)
+
+
+def _shared(path: Path, shard: Shard, take_over: bool) -> Hdf5Store | ZarrStore:
+    try:
+        side = open_side(side_of(path), writable=True, shard=shard, take_over=take_over)
+    except (StoreNotFoundError, StoreDamagedError, OSError):
+        if (side_of(path) / LEDGER).exists():
+            raise
+        return Hdf5Store(path)  # it is finished, perhaps since a moment
+    side.notes = notes_of(path)
+    return side
 
 
 def copy(source: Copied, path: Path) -> None:
@@ -132,17 +157,29 @@ class Hdf5Store:
         """Rows written since the last commit."""
         return self._held.uncommitted if isinstance(self._held, ZarrStore) else 0
 
+    @property
+    def read_only(self) -> bool:
+        """Whether this one writes nothing."""
+        return self._lock is None
+
+    @property
+    def share(self) -> range:
+        """Rows that this writer is to write: all."""
+        return range(self.header.rows)
+
     def table(self) -> RowTable:
         """Return the row table; read once, then kept."""
         return self._held.table()
 
-    def status(self) -> npt.NDArray[Any]:
-        """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
-        return self._held.status()
+    def status(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> npt.NDArray[Any]:
+        """Return (N,) text: "ok", "skipped: reason", "deleted", or "" for rows that are not committed (None: in any)."""
+        return self._held.status(arrays, views) if isinstance(self._held, ZarrStore) else self._held.status()
 
-    def readable(self) -> npt.NDArray[np.bool_]:
+    def readable(
+        self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None
+    ) -> npt.NDArray[np.bool_]:
         """Return (N,) whether a row is committed and its image could be read."""
-        return self._held.readable()
+        return self._held.readable(arrays, views)
 
     def missing(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> list[range]:
         """Return the rows not committed in every one of `arrays` and `views` (None: all), ascending and disjoint."""
@@ -177,12 +214,37 @@ class Hdf5Store:
     def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
         """Take in what `header` holds more; the file stays as it is until all of it is complete."""
         check_extends(self.path, self.header, header)
+        self._taken_apart().extend(header, chunk_multiple=chunk_multiple, constants=constants)
+
+    def grow(self, header: Header, table: RowTable) -> None:
+        """Take in rows behind those that are there; the file stays as it is until all of it is complete."""
+        check_grows(self.header, header, self.table().sample_id, table)
+        self._taken_apart().grow(header, table)
+
+    def delete(self, rows: Collection[int]) -> None:
+        """Take rows out for good; the file stays as it is until it is finished again."""
+        if set(rows) - self.committed().deleted:
+            self._taken_apart().delete(rows)
+
+    def committed(self) -> Committed:
+        """Return what the ledger tells."""
+        return self._held.committed() if isinstance(self._held, ZarrStore) else self._held.journal().state()
+
+    @property
+    def chunk_rows(self) -> Mapping[str, int]:
+        """Array -> rows that a checksum of the ledger covers."""
+        if isinstance(self._held, ZarrStore):
+            return self._held.chunk_rows
+        return {spec.name: self._held.journal().chunk(spec.name)[0] for spec in self.header.arrays}
+
+    def _taken_apart(self) -> ZarrStore:
+        """Return the side, which is the store again until it is finished."""
         if isinstance(self._held, Hdf5File) and self._lock is not None:
             with explained(f"extend {self.path}"):
                 take_apart(self._held, self._side_path)
             self._held.close()
             self._held = ZarrStore(self._side_path, self._lock)
-        self._writing().extend(header, chunk_multiple=chunk_multiple, constants=constants)
+        return self._writing()
 
     def finish(self) -> None:
         """Seal the store: assemble the file, give it its name, then clear the side."""

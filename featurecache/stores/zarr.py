@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +28,41 @@ from featurecache.stores._constants import (
 )  # fmt: skip
 from featurecache.stores._copying import Copied, Journal, check_copy, copy_notes, header_from, replacing, take_apart
 from featurecache.stores._creation import LEDGER, ROOT, checked, create_files, extend_files, settle, snapshot
+from featurecache.stores._erasing import erase_rows
 from featurecache.stores._explaining import explained
+from featurecache.stores._gaps import overlaps
+from featurecache.stores._growing import check_grows, grow_files
 from featurecache.stores._layout import TABLE_COLUMNS, column, status_files
+from featurecache.stores._locking import LOCK, Lock, acquire, share
 from featurecache.stores._planning import in_chunks
 from featurecache.stores._reading import StoredRows
-from featurecache.stores._writer import LOCK, Lock, Writer, acquire
+from featurecache.stores._shards import Shard, begin_share
+from featurecache.stores._writer import Writer
 
 SUFFIXES = (".zarr",)
 planned, examine, mend = in_chunks, _verifying.examine, _restoring.mend
 
 
 def create(
-    path: Path, header: Header, table: RowTable, *, chunk_multiple: int, constants: ClassValues | None = None
+    path: Path,
+    header: Header,
+    table: RowTable,
+    *,
+    chunk_multiple: int,
+    constants: ClassValues | None = None,
+    shard: Shard | None = None,
 ) -> ZarrStore:
     """Create a store without rows: it is there whole, or not at all."""
     create_files(path, header, table, chunk_multiple, constants)
-    return _writable(path)
+    return open(path, writable=True, shard=shard)
 
 
-def open(path: Path, *, writable: bool = False) -> ZarrStore:
+def open(path: Path, *, writable: bool = False, shard: Shard | None = None, take_over: bool = False) -> ZarrStore:
     """Open an existing store."""
     if (path / LEDGER).exists():
-        return _writable(path) if writable else ZarrStore(path)
+        if not writable:
+            return ZarrStore(path)
+        return _writable(path, take_over) if shard is None else _shared(path, shard, take_over)
     if path.exists():
         raise StoreNotFoundError(
             f"{path} is there, but it is not a feature store: it has no ledger. Give another path."
@@ -58,13 +72,38 @@ def open(path: Path, *, writable: bool = False) -> ZarrStore:
     )
 
 
-def _writable(path: Path) -> ZarrStore:
-    lock = acquire(path / LOCK)  # first: the ledger may grow until the lock is ours
+def _writable(path: Path, take_over: bool) -> ZarrStore:
+    lock = acquire(path, take_over=take_over)  # first: the ledger may grow until the lock is ours
     try:
         return ZarrStore(path, lock)
     except BaseException:
         lock.release(for_good=False)
         raise
+
+
+def _shared(path: Path, shard: Shard, take_over: bool) -> ZarrStore:
+    """Open a store to write a share of its rows; for reading, where nothing of the share is missing."""
+
+    def rows() -> range:
+        return _share_of(ZarrStore(path), shard)
+
+    reader = ZarrStore(path)
+    reader.share = _share_of(reader, shard)
+    if not overlaps(reader.missing(), reader.share):
+        return reader
+    lock = share(path, rows, partial(settle, path), take_over=take_over)
+    try:
+        assert lock.rows is not None
+        with explained(f"write to {path}"):
+            begin_share(path, path / LEDGER, lock.rows)
+        return ZarrStore(path, lock)
+    except BaseException:
+        lock.release(for_good=False)
+        raise
+
+
+def _share_of(store: ZarrStore, shard: Shard) -> range:
+    return shard.rows(store.header.rows, list(store.chunk_rows.values()))
 
 
 def exists(path: Path) -> bool:
@@ -89,7 +128,7 @@ class ZarrStore:
         self.path = self.notes = path
         self._table: RowTable | None = None
         self._writer: Writer | None = None
-        if lock is not None:
+        if lock is not None and lock.rows is None:
             with explained(f"write to {path}"):
                 settle(path)
         self._load(lock)
@@ -100,6 +139,7 @@ class ZarrStore:
         self.header = header_from(self.path, root)
         self._root = zarr.open_group(str(self.path), mode="r", zarr_format=3)
         self._rows = StoredRows(self.path, self.header, self._state, self._array)
+        self.share = range(self.header.rows) if lock is None or lock.rows is None else lock.rows
         if lock is not None:
             self._writer = Writer(self.path, lock, self.header, self._rows.chunk_rows, self._state)
 
@@ -107,6 +147,16 @@ class ZarrStore:
         found = self._root[name]
         assert isinstance(found, zarr.Array)
         return found
+
+    @property
+    def chunk_rows(self) -> Mapping[str, int]:
+        """Array -> rows of a chunk."""
+        return self._rows.chunk_rows
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this one writes nothing."""
+        return self._writer is None
 
     @property
     def finished(self) -> bool:
@@ -130,20 +180,23 @@ class ZarrStore:
             self._table = RowTable(**columns)
         return self._table
 
-    def status(self) -> npt.NDArray[Any]:
-        """Return (N,) text: "ok", "skipped: reason", or "" for rows that are not committed."""
+    def status(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> npt.NDArray[Any]:
+        """Return (N,) text: "ok", "skipped: reason", "deleted", or "" for rows that are not committed (None: in any)."""
         status = np.full(self.header.rows, "ok", dtype=np.dtypes.StringDType())
         for row, reason in self._state.skipped.items():
             status[row] = f"skipped: {reason}"
-        for gap in self.missing():
+        for gap in self.missing(arrays, views):
             status[gap.start : gap.stop] = ""
+        status[sorted(self._state.deleted)] = "deleted"
         return status
 
-    def readable(self) -> npt.NDArray[np.bool_]:
+    def readable(
+        self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None
+    ) -> npt.NDArray[np.bool_]:
         """Return (N,) whether a row is committed and its image could be read."""
         readable = np.ones(self.header.rows, dtype=bool)
-        readable[list(self._state.skipped)] = False
-        for gap in self.missing():
+        readable[[*self._state.skipped, *self._state.deleted]] = False
+        for gap in self.missing(arrays, views):
             readable[gap.start : gap.stop] = False
         return readable
 
@@ -156,6 +209,12 @@ class ZarrStore:
         if self._writer is None:
             raise StoreError(f"{self.path} was opened for reading. Open it with writable=True.")
         return self._writer
+
+    def _whole(self) -> Writer:
+        writer = self._writing()
+        if writer.lock.rows is not None:
+            raise StoreError(f"{self.path} was opened for a share of its rows. Open it whole to extend or finish it.")
+        return writer
 
     def begin(self, rows: range) -> None:
         """Note that `rows` are being computed."""
@@ -180,11 +239,31 @@ class ZarrStore:
     def extend(self, header: Header, *, chunk_multiple: int, constants: ClassValues | None = None) -> None:
         """Take in what `header` holds more; durable at once, nothing else is touched."""
         check_extends(self.path, self.header, header)
-        writer = self._writing()
+        self._changed(lambda: extend_files(self.path, self._state, header, chunk_multiple, constants))
+
+    def grow(self, header: Header, table: RowTable) -> None:
+        """Take in rows behind those that are there; durable at once, nothing else is touched."""
+        check_grows(self.header, header, self.table().sample_id, table)
+        self._changed(lambda: grow_files(self.path, self._state, header, table))
+        self._table = None
+
+    def delete(self, rows: Collection[int]) -> None:
+        """Take rows out for good: their bytes become zero and no reader yields them; durable at once."""
+        erased = set(rows) - self._state.deleted
+        if erased:
+            self._changed(lambda: erase_rows(self.path, self._state, self.header, self.chunk_rows, erased))
+
+    def committed(self) -> _ledger.Committed:
+        """Return what the ledger tells."""
+        return self._state
+
+    def _changed(self, act: Callable[[], None]) -> None:
+        """Let `act` change the files of the store as a whole, and read it again."""
+        writer = self._whole()
         writer.commit()
         lock = writer.lock.moved_to(0)
         with explained(f"extend {self.path}"):
-            extend_files(self.path, self._state, header, chunk_multiple, constants)
+            act()
         writer.let_go()
         self._load(lock)
 
@@ -193,7 +272,7 @@ class ZarrStore:
         gaps = self.missing()
         if gaps:
             raise StoreContentsError(f"{self.path} lacks {sum(map(len, gaps))} rows, so it cannot be finished.")
-        self._writing().seal(self.header.rows, status_files(list(self.status())))
+        self._whole().seal(self.header.rows, status_files(list(self.status()), int(self._array("status").chunks[0])))
 
     def read(self, array: str, rows: npt.NDArray[np.int64] | slice, view: int = 0) -> npt.NDArray[Any]:
         """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked."""

@@ -9,6 +9,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from featurecache.errors import ConfigError, StoreContentsError, StoreDamagedError, StoreError
 from featurecache.provenance import note, provenance
@@ -138,3 +139,31 @@ def test_what_is_known_of_a_file_stands_in_the_folder_beside_it(tmp_path):
 
     assert {path.name for path in tmp_path.rglob("*.json")} == {"logme.json", "h_score.json"}
     assert {path.parent for path in tmp_path.rglob("*.json")} == {tmp_path / "x.h5.notes" / "scores"}
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_float32_is_kept_in_fewer_bits_with_the_values_of_a_cast(dtype, suffix, tmp_path):
+    source = made_store(tmp_path / "x.zarr", skipped=(5,))
+
+    report = convert(ConvertConfig(store=source, out=tmp_path / f"y{suffix}", dtype=dtype))
+
+    wide, narrow = open_store(source), open_store(tmp_path / f"y{suffix}")
+    assert narrow.finished
+    assert list(narrow.status()) == list(wide.status())
+    assert {spec.dtype for spec in narrow.header.arrays} == {dtype}
+    for spec in wide.header.arrays:
+        expected = torch.from_numpy(wide.to_numpy(spec.name).copy()).to(getattr(torch, dtype)).float().numpy()
+        np.testing.assert_array_equal(narrow.to_numpy(spec.name).astype(np.float32), expected)
+    assert not report.was_there
+    assert convert(ConvertConfig(store=source, out=tmp_path / f"y{suffix}", dtype=dtype)).was_there
+
+
+def test_only_float32_is_narrowed_and_another_store_is_not_taken_for_it(tmp_path):
+    source = made_store(tmp_path / "x.zarr")
+    convert(ConvertConfig(store=source, out=tmp_path / "y.zarr", dtype="float16"))
+
+    with pytest.raises(StoreContentsError, match="holds float16, and only float32 is converted"):
+        convert(ConvertConfig(store=tmp_path / "y.zarr", out=tmp_path / "z.zarr", dtype="bfloat16"))
+    with pytest.raises(StoreError, match=r"y.zarr is there, and is not .*x.zarr as bfloat16"):
+        convert(ConvertConfig(store=source, out=tmp_path / "y.zarr", dtype="bfloat16"))
