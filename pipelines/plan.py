@@ -159,8 +159,9 @@ def _picked(dataset: ImageDataset, rows: Sequence[int]) -> ImageDataset:
     columns = {name: [getattr(table, name)[row] for row in rows] for name in ("sample_id", "domain", "group")}
     part = RowTable(**columns, split=[""] * len(rows), target=np.asarray(table.target)[list(rows)])
     places = np.asarray(rows)
-    reads = {"read": Picked(dataset.read, places), "content": Picked(dataset.content, places)}
-    return dataclasses.replace(dataset, table=part, **reads)
+    return dataclasses.replace(
+        dataset, table=part, read=Picked(dataset.read, places), content=Picked(dataset.content, places)
+    )
 
 
 def _tried(work: Work, wanted: Header, config: PlanConfig) -> tuple[float, float]:
