@@ -78,6 +78,14 @@ class Url:
             raise self._refused()
         return io.BytesIO(self.read_bytes())
 
+    def glob(self, pattern: str) -> list[Url]:
+        """Return the files below that match; none where the place cannot list what it holds."""
+        try:
+            found = self._asked(lambda system: system.glob(f"{self._text}/{pattern}"))
+        except (FileNotFoundError, PlaceError):
+            return []
+        return [self / posixpath.basename(name) for name in found]
+
     def mkdir(self, **_: Any) -> None:
         """Refuse: nothing is written there."""
         raise self._refused()

@@ -76,9 +76,9 @@ class ShareLedger:
 def share_ledgers(folder: Path) -> list[ShareLedger]:
     """Return the ledgers of shares that can be read; one whose first line is torn has nothing in it yet."""
     found = []
-    for path in sorted(folder.glob("ledger.*-*.jsonl")):
+    for path in sorted(folder.glob("ledger.*-*.jsonl"), key=lambda path: path.name):
         try:
-            with open(path, "rb") as file:
+            with path.open("rb") as file:
                 records, _ = _ledger.good_records(file)
         except FileNotFoundError:  # it was put into the ledger of the store at this moment
             continue
