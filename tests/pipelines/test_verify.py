@@ -233,7 +233,7 @@ def test_a_repair_beside_a_writer_is_refused(whole, tmp_path):
     flip(store / "embedding/c/0/0/0", 10, 1)
     flip(store / "layers/cls/00/c/0/0/0", 10, 1)
     shutil.copytree(store, tmp_path / "y.zarr")
-    from featurecache.stores._writer import acquire
+    from featurecache.stores._locking import acquire
 
     lock = acquire(store)
     with pytest.raises(StoreBusyError, match=f"process {os.getpid()} on "):
