@@ -28,9 +28,10 @@ from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, refusals, save_head
 from pipelines._arrays import select_arrays
 from pipelines._evaluation import evaluate, write_predictions
-from pipelines._fitting import Member, Recipe, fit
+from pipelines._fitting import Recipe, fit
 from pipelines._optimizers import Rule
 from pipelines._rows import class_weights, labelled_rows, trainable
+from pipelines._stack import Member
 from pipelines.objectives.cross_entropy import build as cross_entropy
 
 LEAST_EPOCHS, LEAST_STEPS = 50, 1000
