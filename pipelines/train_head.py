@@ -89,7 +89,8 @@ def _sweep_tables(record: Mapping[str, Any]) -> list[Table]:
         return []
     lines, metric = record["sweep"]["cells"], record["selected_by"].replace(" ", "_")
     alive = sorted((line for line in lines if line[metric] is not None), key=lambda line: -line[metric])
-    columns = [*(name for name in lines[0] if name not in ("parameters", "trained_parameters", "diverged_in_epoch"))]
+    left_out = ("parameters", "trained_parameters", "diverged_in_epoch", "arrays")
+    columns = [name for name in lines[0] if name not in left_out]
     rows = [tuple(_cell_text(line.get(name)) for name in columns) for line in alive[:SHOWN]]
     notes = [f"{len(lines)} cells, all of them in sweep.csv; chosen on validation"]
     diverged = sum(line["diverged_in_epoch"] is not None for line in lines)
