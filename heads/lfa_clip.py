@@ -199,7 +199,8 @@ def build(
     for maps in (head.text_self, head.text_cross):
         maps.start_at(spec.constants[TEXT_PROJECTION][0], names)
     if trained is not None and head.adapter is not None:
-        head.adapter.load_state_dict(trained.state_dict())
+        for name, value in head.adapter.state_dict().items():
+            value.copy_(trained.state_dict()[name])
     return head
 
 

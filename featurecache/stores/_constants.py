@@ -114,8 +114,9 @@ def write_constants(
     if plan and values is None:
         raise StoreError(f"a store of {', '.join(cut.spec.name for cut in plan)} cannot be made without their values")
     pieces = [list(cut.pieces()) for cut in plan]
+    longest: list[tuple[str, range]] = max(pieces, key=len, default=[])
     sums: dict[str, int] = {}
-    for number, (_, classes) in enumerate(max(pieces, key=len, default=[])):
+    for number, (_, classes) in enumerate(longest):
         assert values is not None
         made = values(classes)
         for cut, files in zip(plan, pieces, strict=True):
