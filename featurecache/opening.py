@@ -131,7 +131,8 @@ def _extend(asked: Opening, store: FeatureStore) -> None:
         _grow(asked, store)
     if lacking(asked.path, store.header, asked.wanted):
         more = united(store.header, asked.wanted)
-        with class_values(asked.backbone, more, quiet=asked.quiet) as texts:
+        new = tuple(spec for spec in more.constants if spec not in store.header.constants)
+        with class_values(asked.backbone, dataclasses.replace(more, constants=new), quiet=asked.quiet) as texts:
             store.extend(more, chunk_multiple=asked.chunk_multiple, constants=texts)
 
 

@@ -19,7 +19,7 @@ from featurecache.features import Header, differences
 from featurecache.progress import Stopwatch
 from featurecache.provenance import PROVENANCE
 from featurecache.reports import Table
-from featurecache.stores import FeatureStore, Taken, format_of, gaps_between, open_store, write_store
+from featurecache.stores import FeatureStore, Taken, format_of, gaps_between, of_classes, open_store, write_store
 
 COLUMNS = ("sample_id", "split", "domain", "group")
 
@@ -90,8 +90,7 @@ def run(config: MergeConfig) -> MergeReport:
     header, table, taken = _union(stores) if shares else _behind_each_other(config.stores, stores)
 
     def constants(classes: range) -> dict[str, Any]:
-        names = [spec.name for spec in header.constants]
-        return {name: first.constant(name)[..., classes.start : classes.stop, :, :] for name in names}
+        return {spec.name: of_classes(spec, first.constant(spec.name), classes) for spec in header.constants}
 
     write_store(config.out, header, table, taken, constants)
     made = open_store(config.out)

@@ -20,7 +20,7 @@ from featurecache.places import Url, placed
 from featurecache.registry import Registry
 from featurecache.stores._agreement import lacking, united
 from featurecache.stores._behind import WriteBehind
-from featurecache.stores._constants import ClassValues
+from featurecache.stores._constants import ClassValues, of_classes
 from featurecache.stores._explaining import explained
 from featurecache.stores._gaps import Gap, Taken, gaps, gaps_between, progress
 from featurecache.stores._restoring import Material, Unlike
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "STORES", "WAYS", "ClassValues", "Damage", "Examined", "FeatureStore", "Gap", "Material", "Shard", "Taken", "Unlike",
     "WriteBehind", "copy_store", "create_store", "digests", "examine_store", "explained", "finish_share", "format_of",
-    "gaps", "gaps_between", "is_store", "lacking", "left_in", "mend_store", "open_store", "planned_bytes", "progress",
-    "same_store", "store_exists", "united", "write_store",
+    "gaps", "gaps_between", "is_store", "lacking", "left_in", "mend_store", "of_classes", "open_store", "planned_bytes",
+    "progress", "same_store", "store_exists", "united", "write_store",
 ]  # fmt: skip
 
 STORES = Registry("store format", "featurecache.stores")

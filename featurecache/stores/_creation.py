@@ -19,7 +19,7 @@ from featurecache.errors import StoreDamagedError, StoreError, StoreMismatchErro
 from featurecache.features import Header
 from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
-from featurecache.stores._constants import ClassValues, remove_unclaimed, sync_constants, write_constants
+from featurecache.stores._constants import ClassValues, cuts, remove_unclaimed, sync_constants, write_constants
 from featurecache.stores._layout import empty_store, extended_metadata
 from featurecache.stores._second_copy import COPY, contradicts, encoded, keep_copy
 from featurecache.stores._shards import continued, gather, share_ledgers
@@ -48,7 +48,7 @@ def create_files(
         for name, content in files.items():
             write_durably(temporary / name, content)
         sums = {name: zlib.crc32(content) for name, content in files.items()}
-        sums |= write_constants(temporary, header, constants, write_durably)
+        sums |= write_constants(temporary, cuts(header), constants, write_durably)
         ledger = _ledger.encode({"kind": "created", "files": sums})
         metadata = {name: content for name, content in files.items() if Path(name).name == ROOT}
         write_durably(temporary / COPY, encoded(metadata, ledger))
@@ -125,10 +125,11 @@ def _new_constants(
     path: Path, state: _ledger.Committed, header: Header, constants: ClassValues | None
 ) -> dict[str, int]:
     """Write the arrays of the classes that the store lacks, durably; return path -> CRC-32."""
-    if all(f"{spec.name}/{ROOT}" in state.files for spec in header.constants):
+    lacking = [cut for cut in cuts(header) if f"{cut.spec.name}/{ROOT}" not in state.files]
+    if not lacking:
         return {}
     try:
-        sums = write_constants(path, header, constants, write_durably)
+        sums = write_constants(path, lacking, constants, write_durably)
         sync_constants(path)
     except BaseException:
         remove_unclaimed(path, state.files)
