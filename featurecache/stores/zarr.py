@@ -36,6 +36,7 @@ from featurecache.stores._layout import TABLE_COLUMNS, column, status_files
 from featurecache.stores._locking import LOCK, Lock, acquire, share
 from featurecache.stores._planning import in_chunks
 from featurecache.stores._reading import StoredRows
+from featurecache.stores._second_copy import keep_copy
 from featurecache.stores._shards import Shard, begin_share
 from featurecache.stores._writer import Writer
 
@@ -264,6 +265,7 @@ class ZarrStore:
         lock = writer.lock.moved_to(0)
         with explained(f"extend {self.path}"):
             act()
+            keep_copy(self.path, self.path / LEDGER)
         writer.let_go()
         self._load(lock)
 
