@@ -139,7 +139,8 @@ class Remade:
     def _table(self) -> RowTable:
         columns, sound = self.kept.columns, self.kept.sound
         if all(values.all() for values in sound.values()):
-            return RowTable(**columns)
+            told: dict[str, Any] = dict(columns)
+            return RowTable(**told)
         remaking = self.remaking
         table = rebuilt(remaking.found, columns, sound, growths(remaking._lines, remaking.header.rows))
         remaking.images(table, self.kept.deleted)

@@ -134,7 +134,7 @@ def _check_deleted(stores: Sequence[FeatureStore], owner: npt.NDArray[np.int64],
     """Refuse rows that were deleted from one store, and would come back from another or from an extraction."""
     deleted = [store.status() == "deleted" for store in stores]
     for store, gone in zip(stores, deleted, strict=True):
-        for row in np.flatnonzero(gone & (owner < 0)):
+        for row in np.flatnonzero(gone & (owner < 0)).tolist():
             raise StoreContentsError(
                 f"{str(table.sample_id[row])!r} was deleted from {store.path}, and its row is in none of the stores, so "
                 "an extraction could bring it back. Let the extract-features command of one of them end first."

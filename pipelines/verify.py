@@ -30,7 +30,8 @@ from featurecache.stores import (
     open_store,
     store_exists,
 )  # fmt: skip
-from pipelines._comparing import Comparison, compared
+from pipelines._comparing import compared
+from pipelines._differing import Comparison
 from pipelines._precision import Precision, measure
 from pipelines.scores import SCORES, scores_of
 
