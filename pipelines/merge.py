@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from featurecache.checks import check
 from featurecache.datasets import RowTable
@@ -121,10 +122,29 @@ def _union(stores: Sequence[FeatureStore]) -> tuple[Header, RowTable, list[Taken
     owner = np.full(header.rows, -1)
     for number, store in reversed(list(enumerate(stores))):
         owner[np.concatenate([np.arange(rows.start, rows.stop) for rows in gaps_between(store)])] = number
+    _check_deleted(stores, owner, table)
     edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), header.rows]
     spans = [range(a, b) for a, b in pairwise(edges)]
     taken = [Taken(stores[owner[rows.start]], rows, rows.start) for rows in spans if owner[rows.start] >= 0]
     return header, table, taken
+
+
+def _check_deleted(stores: Sequence[FeatureStore], owner: npt.NDArray[np.int64], table: RowTable) -> None:
+    """Refuse rows that were deleted from one store, and would come back from another or from an extraction."""
+    deleted = [store.status() == "deleted" for store in stores]
+    for store, gone in zip(stores, deleted, strict=True):
+        for row in np.flatnonzero(gone & (owner < 0)).tolist():
+            raise StoreContentsError(
+                f"{str(table.sample_id[row])!r} was deleted from {store.path}, and its row is in none of the stores, so "
+                "an extraction could bring it back. Let the extract-features command of one of them end first."
+            )
+        for other, theirs in zip(stores, deleted, strict=True):
+            back = gone & ~theirs & (owner == stores.index(other))
+            if back.any():
+                raise StoreContentsError(
+                    f"{int(back.sum())} samples that were deleted from {store.path} are still in {other.path}, the first "
+                    f"is {str(table.sample_id[int(back.argmax())])!r}. Delete them there too: featurecache delete {other.path} --ids ..."
+                )
 
 
 def _behind_each_other(paths: Sequence[Path], stores: Sequence[FeatureStore]) -> tuple[Header, RowTable, list[Taken]]:

@@ -23,6 +23,7 @@ from featurecache.stores._behind import WriteBehind
 from featurecache.stores._constants import ClassValues, of_classes
 from featurecache.stores._explaining import explained
 from featurecache.stores._gaps import Gap, Taken, gaps, gaps_between, progress
+from featurecache.stores._kept import Kept
 from featurecache.stores._restoring import Material, Unlike
 from featurecache.stores._shards import Shard
 from featurecache.stores._verifying import WAYS, Damage, Examined, Seen
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 __all__ = [
-    "STORES", "WAYS", "ClassValues", "Damage", "Examined", "FeatureStore", "Gap", "Material", "Shard", "Taken", "Unlike",
+    "STORES", "WAYS", "ClassValues", "Damage", "Examined", "FeatureStore", "Gap", "Kept", "Material", "Shard", "Taken", "Unlike",
     "WriteBehind", "copy_store", "create_store", "digests", "examine_store", "explained", "finish_share", "format_of",
     "gaps", "gaps_between", "is_store", "lacking", "left_in", "mend_store", "of_classes", "open_store", "planned_bytes",
     "progress", "same_store", "store_exists", "united", "write_store",
@@ -262,9 +263,12 @@ def examine_store(path: Path, seen: Seen = lambda count: None) -> Examined:
     return examined
 
 
-def mend_store(path: Path, material: Material, *, accept: bool = False) -> list[Unlike]:
+def mend_store(
+    path: Path, material: Material | Callable[[Kept], Sequence[Material]], *, accept: bool = False
+) -> list[Unlike]:
     """Make a damaged store what it was, as far as that can be; return what came out otherwise, and was left as it is.
 
+    What gives `material` may be told what the store still knows of its rows; of several, one after the other is tried.
     `accept` takes features that come out otherwise all the same, and records them so.
 
     Raises:

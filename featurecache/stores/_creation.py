@@ -27,7 +27,7 @@ from featurecache.stores._shards import continued, gather, share_ledgers
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
-LEDGER, ROOT = "ledger.jsonl", "zarr.json"
+LEDGER, ROOT, STAGED = "ledger.jsonl", "zarr.json", ".grown.tmp"
 
 
 def create_files(
@@ -150,7 +150,12 @@ def replace_metadata(path: Path, files: Mapping[str, str]) -> None:
 
 def staged(path: Path, name: str) -> Path:
     """Return the temporary name of a piece of the row table until the ledger names it."""
-    return path / f".{name.replace('/', '~')}.grown.tmp"
+    return path / f".{name.replace('/', '~')}{STAGED}"
+
+
+def name_of(piece: Path) -> str:
+    """Return the name that a piece has once it is `staged` no more."""
+    return piece.name[1:].removesuffix(STAGED).replace("~", "/")
 
 
 def unstage(path: Path, names: Iterable[str]) -> None:

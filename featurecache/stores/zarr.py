@@ -36,6 +36,7 @@ from featurecache.stores._layout import TABLE_COLUMNS, column, status_files
 from featurecache.stores._locking import LOCK, Lock, acquire, share
 from featurecache.stores._planning import in_chunks
 from featurecache.stores._reading import StoredRows
+from featurecache.stores._second_copy import keep_copy
 from featurecache.stores._shards import Shard, begin_share
 from featurecache.stores._writer import Writer
 
@@ -73,6 +74,7 @@ def open(path: Path, *, writable: bool = False, shard: Shard | None = None, take
 
 
 def _writable(path: Path, take_over: bool) -> ZarrStore:
+    header_from(path, snapshot(path)[0])  # nothing is written into a store of another format version
     lock = acquire(path, take_over=take_over)  # first: the ledger may grow until the lock is ours
     try:
         return ZarrStore(path, lock)
@@ -135,8 +137,8 @@ class ZarrStore:
 
     def _load(self, lock: Lock | None = None) -> None:
         root, records, _ = snapshot(self.path)
+        self.header = header_from(self.path, root)  # first: another version may know other lines in its ledger
         self._state = _ledger.Committed.replay(records)
-        self.header = header_from(self.path, root)
         self._root = zarr.open_group(str(self.path), mode="r", zarr_format=3)
         self._rows = StoredRows(self.path, self.header, self._state, self._array)
         self.share = range(self.header.rows) if lock is None or lock.rows is None else lock.rows
@@ -264,6 +266,7 @@ class ZarrStore:
         lock = writer.lock.moved_to(0)
         with explained(f"extend {self.path}"):
             act()
+            keep_copy(self.path, self.path / LEDGER)
         writer.let_go()
         self._load(lock)
 
