@@ -113,13 +113,14 @@ def _pictures(data: str | None) -> Callable[[str], str | None]:
     return picture
 
 
-def page_of(title: str, page: Page, sections: Sequence[tuple[str, Section]], notes: Sequence[str]) -> str:
+def page_of(title: str, about: Page, sections: Sequence[tuple[str, Section]], notes: Sequence[str]) -> str:
     """Return the HTML of a page."""
     values = {name: section.values for name, section in sections}
-    return _template().render(
-        title=title, sections=sections, notes=notes, picture=page.picture, is_picture=lambda cell: isinstance(cell, Picture),
+    page: str = _template().render(
+        title=title, sections=sections, notes=notes, picture=about.picture, is_picture=lambda cell: isinstance(cell, Picture),
         values=_json_in_html(values), version=featurecache.__version__,
     )  # fmt: skip
+    return page
 
 
 def _template() -> Any:

@@ -30,7 +30,7 @@ from pipelines._evaluation import evaluate, write_predictions
 from pipelines._rows import labelled_rows, trainable
 from pipelines._selection import as_csv, selected, sweep_rows
 from pipelines._stack import Member
-from pipelines._training import Problem, Trained, Training, of_arrays, problems_of, standardises, train_cells
+from pipelines._training import Problem, Trained, Training, learn, of_arrays, problems_of, standardises, train_cells
 
 CHECKPOINT = "checkpoint.pt"
 SHOWN = 10
@@ -189,10 +189,12 @@ def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
         split: CachedSource(store, arrays, labelled_rows(store, split), views=drawn.get(split, 1))
         for split in ("train", "val", "test")
     }
-    problems = problems_of(cells, Problem.of(sources["train"]), config)
+    problem = Problem.of(sources["train"])
+    problems = problems_of(cells, problem, config)
+    learns = bool(problems) or learn(cells, problem)
     choosing = len({cell.setting for cell in cells}) > 1
     check(
-        *trainable(sources["train"]),
+        *(trainable(sources["train"]) if learns else ()),
         *((False, problem) for problem in problems),
         (
             not choosing or len(sources["val"]) > 0,
