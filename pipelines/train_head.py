@@ -19,7 +19,7 @@ from featurecache.metrics import primary
 from featurecache.places import Place
 from featurecache.provenance import provenance
 from featurecache.reports import Table
-from featurecache.runs import is_done, read_run, write_record
+from featurecache.runs import is_done, read_run, write_record, writing
 from featurecache.sources import FeatureSource, Order
 from featurecache.sources.cached import CachedSource
 from featurecache.sources.staged import staged
@@ -214,7 +214,7 @@ def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
 def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> TrainReport:
     """Train one head on the training rows, keep the values that are best on validation, measure validation and test."""
     started, task, sources = time.perf_counter(), store.header.task, plan.sources
-    train = sources["train"]
+    train, origin = sources["train"], _origin(store, list(plan.spec.shapes))
     spec = replace(plan.spec, statistics=train.statistics()) if config.standardise else plan.spec
     weights = class_weights(train) if config.class_weights == "balanced" else None
     objective = cross_entropy(task, label_smoothing=config.label_smoothing, class_weights=weights).to(config.device)
@@ -228,22 +228,24 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
             feeds = staged({"train": train, "val": sources["val"]}, config.device)
         fit([member], feeds["train"], feeds["val"], objective, _recipe(config, train), task)
     metrics = {}
-    for split in ("val", "test"):
-        if len(sources[split]):
-            metrics[split], logits = evaluate(head, sources[split], task, config.device)
-            write_predictions(config.out, sources[split], logits)
-    save_head(config.out, head, config.head, spec, config.head_option)
-    _write_history(config.out, member)
+    with writing(config.out):
+        for split in ("val", "test"):
+            if len(sources[split]):
+                metrics[split], logits = evaluate(head, sources[split], task, config.device)
+                write_predictions(config.out, sources[split], logits)
+        save_head(config.out, head, config.head, spec, config.head_option)
+        _write_history(config.out, member)
     trained = [p.numel() for p in head.parameters() if p.requires_grad]
     record = {
         "head": config.head, "arrays": list(spec.shapes), "combine": spec.combine, "task": task,
         "class_names": list(store.header.class_names), "metrics": metrics, "selected_by": f"val {primary(task)}",
         "best_epoch": member.best_epoch, "epochs": config.epochs, "closed_form": chosen,
         "parameters": sum(p.numel() for p in head.parameters()), "trained_parameters": sum(trained),
-        "rows": {split: len(source) for split, source in sources.items()}, "features": _origin(store, list(spec.shapes)),
+        "rows": {split: len(source) for split, source in sources.items()}, "features": origin,
         "environment": environment(), "seconds": time.perf_counter() - started,
     }  # fmt: skip
-    write_record(config.out, record)
+    with writing(config.out):
+        write_record(config.out, record)
     return TrainReport(config.out, record)
 
 
