@@ -14,6 +14,7 @@ import torch
 
 from featurecache.checks import check
 from featurecache.devices import environment, resolve_device
+from featurecache.errors import StoreNotFoundError
 from featurecache.files import write_atomic
 from featurecache.metrics import primary
 from featurecache.places import Place
@@ -23,7 +24,7 @@ from featurecache.runs import is_done, read_run, write_record, writing
 from featurecache.sources import FeatureSource, Order
 from featurecache.sources.cached import CachedSource
 from featurecache.sources.staged import staged
-from featurecache.stores import FeatureStore, open_store
+from featurecache.stores import FeatureStore, open_store, store_exists
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, refusals, save_head
 from pipelines._arrays import select_arrays
@@ -250,7 +251,13 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
 
 
 def _origin(store: FeatureStore, arrays: list[str]) -> dict[str, Any]:
-    """Return what the features are, and what builds their backbone again ({} where nothing was noted)."""
+    """Return what the features are, and what builds their backbone again ({} where nothing was noted).
+
+    Raises:
+        StoreNotFoundError: the store is not there any more.
+    """
+    if not store_exists(store.path):  # a run that does not know its backbone can predict nothing
+        raise StoreNotFoundError(f"{store.path} was removed before the run began.")
     header = store.header
     origin = next((dict(line["origin"]) for line in provenance(store.notes) if "origin" in line), {})
     return {
