@@ -49,10 +49,13 @@ def committed(path: Path) -> int:
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
 def test_a_writer_without_torch_loses_nothing_that_it_committed(suffix, writers, tmp_path, record_property):
-    draw, printed, whole = random.Random(suffix), tmp_path / "printed.txt", tmp_path / f"whole{suffix}"
-    began = time.monotonic()
-    assert writers.wait(writers.start([str(whole)], printed)) == 0, printed.read_text()
-    seconds = time.monotonic() - began
+    draw, printed, whole = random.Random(suffix), tmp_path / "printed.txt", tmp_path / f"0{suffix}"
+    took = []
+    for attempt in range(3):  # the shortest is that of a writer, the others are those of a busy machine
+        began = time.monotonic()
+        assert writers.wait(writers.start([str(tmp_path / f"{attempt}{suffix}")], printed)) == 0, printed.read_text()
+        took.append(time.monotonic() - began)
+    seconds = min(took)
     assert printed.read_text() == "written without torch\n"
     reference = files(whole)
     kills, counts, stores = 0, [], 0

@@ -1,4 +1,4 @@
-"""`gc` and `convert --dtype` that die at any single step: no store is touched that was there, and the end is the same."""
+"""`gc`, `merge` and `convert --dtype` that die at any single step: what was there is untouched, and the end is the same."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from featurecache.stores import examine_store, open_store, store_exists
 from pipelines.gc import GcConfig
 from pipelines.gc import run as gc
 from pipelines.maintain import ConvertConfig, convert
+from pipelines.merge import MergeConfig
+from pipelines.merge import run as merge
 from tests.faults import test_crash_points as crashes
 from tests.faults.conftest import COUNTED
 from tests.faults.extent import sampled
 from tests.faults.operations import NOBODY
 from tests.faults.test_crash_points import counted
 from tests.featurecache.stores.contract import files
+from tests.featurecache.stores.test_maintaining import made
 from tests.pipelines.stores import made_store
 
 ROWS = 80
@@ -35,7 +38,14 @@ def collect(place: Path) -> None:
 
 def narrow(suffix: str) -> Callable[[Path], None]:
     def act(place: Path) -> None:
-        convert(ConvertConfig(store=place / "x.zarr", out=place / f"narrow{suffix}", dtype="float16"))
+        convert(ConvertConfig(store=place / "x.zarr", out=place / f"made{suffix}", dtype="float16"))
+
+    return act
+
+
+def put_together(suffix: str) -> Callable[[Path], None]:
+    def act(place: Path) -> None:
+        merge(MergeConfig(stores=(place / "x.zarr", place / "y.zarr"), out=place / f"made{suffix}"))
 
     return act
 
@@ -45,7 +55,7 @@ def left_over(place: Path) -> None:
     made_store(place / "x.zarr", rows=ROWS, arrays=("embedding",))
     made_store(place / "y.zarr", rows=ROWS, arrays=("embedding",), stop_at=48)
     (place / "y.zarr/.zarr.json.17.tmp").write_bytes(b"cut off")
-    for name in ("a.zarr", "b.zarr"):
+    for name in ("a.zarr", "b.zarr", "c.zarr", "d.zarr"):
         creation = place / f".{name}.{socket.gethostname()}.{NOBODY}.tmp"
         creation.mkdir()
         (creation / "zarr.json").write_bytes(b"{}")
@@ -53,6 +63,11 @@ def left_over(place: Path) -> None:
 
 def only_wide(place: Path) -> None:
     made_store(place / "x.zarr", rows=ROWS, arrays=("embedding",))
+
+
+def two_sets(place: Path) -> None:
+    made(place / "x.zarr", rows=40)
+    made(place / "y.zarr", rows=40, first=500)
 
 
 def dying(act: Callable[[Path], None], place: Path, last: int, steps: Any) -> None:
@@ -74,8 +89,8 @@ def die(act: Callable[[Path], None], place: Path, last: int) -> int:
 
 def check(place: Path, expected: np.ndarray) -> None:
     """Read what was there as before; what is new is whole or not there."""
-    np.testing.assert_array_equal(open_store(place / "x.zarr").read("embedding", slice(0, ROWS)), expected)
-    for path in (place / "narrow.zarr", place / "narrow.h5"):
+    np.testing.assert_array_equal(open_store(place / "x.zarr").to_numpy("embedding"), expected)
+    for path in (place / "made.zarr", place / "made.h5"):
         if store_exists(path):
             assert open_store(path).finished
             assert examine_store(path).damages == ()
@@ -88,6 +103,8 @@ def lasting(place: Path) -> dict[str, bytes]:
 
 ACTS = {
     "gc": (left_over, collect),
+    "merge": (two_sets, put_together(".zarr")),
+    "merge into one file": (two_sets, put_together(".h5")),
     "convert --dtype": (only_wide, narrow(".zarr")),
     "convert --dtype into one file": (only_wide, narrow(".h5")),
 }
@@ -105,7 +122,7 @@ def test_whatever_step_is_the_last_the_end_is_the_same(name, tmp_path, monkeypat
     shutil.copytree(fresh, whole)
     act(whole)
     reference = lasting(whole)
-    expected = open_store(fresh / "x.zarr").read("embedding", slice(0, ROWS))
+    expected = open_store(fresh / "x.zarr").to_numpy("embedding")
     shutil.copytree(fresh, tmp_path / "counted")
     count = die(act, tmp_path / "counted", last=-1)
     assert count > 8
