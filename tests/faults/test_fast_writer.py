@@ -84,6 +84,6 @@ def test_a_writer_without_torch_loses_nothing_that_it_committed(suffix, writers,
         assert examine_store(path).damages == ()
 
     part_way = sum(0 < count < ROWS for count in counts)
-    assert len(np.unique(counts)) > KILLS // 10
+    assert len(np.unique(counts)) > (8 if ALL else 1)
     met = f"{part_way} with some rows committed and others not; {stores} stores; {seconds:.1f} s each"
     record_property(COUNTED, ["kill -9", f"the writer without torch, {suffix}", kills, met])
