@@ -14,7 +14,7 @@ from tests.faults.forks import serve_calls
 from tests.featurecache.stores.contract import header as plain_header
 from tests.featurecache.stores.contract import table
 
-ROWS, BATCH, WIDTH = 1024, 64, 48
+ROWS, BATCH, WIDTH = 2048, 64, 48
 ARRAYS = (ArraySpec("embedding", (WIDTH,), "float16"), ArraySpec("layers/cls/03", (WIDTH,), "float32"))
 PROGRAM = "from tests.faults.fast_writer import serve; serve()"
 

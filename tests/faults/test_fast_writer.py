@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from featurecache.stores import examine_store, open_store, store_exists
@@ -84,6 +83,6 @@ def test_a_writer_without_torch_loses_nothing_that_it_committed(suffix, writers,
         assert examine_store(path).damages == ()
 
     part_way = sum(0 < count < ROWS for count in counts)
-    assert len(np.unique(counts)) > (8 if ALL else 1)
+    assert part_way >= (3 if ALL else 0), "no kill met a store that was being filled"
     met = f"{part_way} with some rows committed and others not; {stores} stores; {seconds:.1f} s each"
     record_property(COUNTED, ["kill -9", f"the writer without torch, {suffix}", kills, met])
