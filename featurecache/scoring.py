@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 import logme
-from featurecache.casting import as_numbers
 from featurecache.errors import StoreNotFoundError
-from featurecache.features import ArraySpec, parse_layer_array
+from featurecache.features import ArraySpec, as_numbers, parse_layer_array
 from featurecache.files import json_bytes, write_atomic
 from featurecache.stores import FeatureStore, digests, store_exists
 

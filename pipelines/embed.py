@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet
 
-from featurecache.casting import as_numbers
 from featurecache.checks import check
 from featurecache.decoders import Decoder
+from featurecache.features import as_numbers
 from featurecache.files import write_atomic, write_whole
 from featurecache.reports import Table
 from featurecache.stores import FeatureStore, explained, open_store, remove_store

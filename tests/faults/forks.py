@@ -88,6 +88,7 @@ def _call(main: Callable[[list[str]], None], arguments: list[str], output: Path)
     code = 1
     try:
         main(arguments)
+        code = 0
     except SystemExit as end:
         code = int(end.code or 0)
     except BaseException:
