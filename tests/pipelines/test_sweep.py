@@ -129,8 +129,8 @@ def test_a_closed_form_that_a_sweep_shares_is_solved_once(store, tmp_path, monke
     from heads import lfa
 
     solved = []
-    solve = lfa.LayerAttention.solve
-    monkeypatch.setattr(lfa.LayerAttention, "solve", lambda self, batches: solved.append(1) or solve(self, batches))
+    solve = lfa.solve_ridge
+    monkeypatch.setattr(lfa, "solve_ridge", lambda *arguments: solved.append(1) or solve(*arguments))
 
     run(config(store, tmp_path / "run", {"lr": "1e-4..1e-1/4", "seed": "0,1", "start": "ridge,probe"}, head="lfa"))
 
