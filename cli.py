@@ -135,7 +135,7 @@ def _parameters(config: Any) -> list[click.Parameter]:
         flag = f"--{field.name.replace('_', '-')}"
         shown = _default(field)
         text = helps.get(field.name, "") + (f"  [default: {shown}]" if shown else "")
-        if hint is bool:
+        if bool in (hint, *get_args(hint)):
             made.append(click.Option([f"{flag}/--no-{flag[2:]}", field.name], default=None, help=text))
         else:
             made.append(

@@ -46,7 +46,8 @@ from featurecache.sources import FeatureSource, Order
 from featurecache.sources.cached import CachedSource, ordered, split_rows
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, HeadSpec
-from pipelines._fitting import Member, Recipe, fit
+from pipelines._fitting import Recipe, fit
+from pipelines._stack import Member
 from pipelines.objectives.cross_entropy import build as cross_entropy
 
 EPOCH_LIMIT, READ_LIMIT = 0.95, 0.5
@@ -76,14 +77,16 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
+    def batches(
+        self, batch_size: int, *, order: Order = "sequential", seed: int = 0, start: int = 0
+    ) -> Iterator[FeatureBatch]:
         """Yield every row once."""
         rows = ordered(np.arange(len(self)), order, seed)
         places = torch.from_numpy(rows)
-        for start in range(0, len(self), batch_size):
-            picked = places[start : start + batch_size]
+        for first in range(start, len(self), batch_size):
+            picked = places[first : first + batch_size]
             arrays = {name: values.index_select(0, picked).float() for name, values in self.arrays.items()}
-            yield FeatureBatch(rows[start : start + batch_size], (), self.targets.index_select(0, picked), arrays)
+            yield FeatureBatch(rows[first : first + batch_size], (), self.targets.index_select(0, picked), arrays)
 
     def walk(self, batch_size: int) -> Walk:
         """Return sequential batches that can be walked more than once."""

@@ -1,11 +1,15 @@
 """Light heads: features in, logits out. One file per head; the file name is the head's name.
 
-A file of this room defines `CONSUMES`, saying which layers it reads when the user names none ("last" or "all"),
-`LEARNING_RATE`, the one it trains with when the user names none, and `build(spec, *, options) -> nn.Module` with
-keyword-only options that have defaults. The module's `forward` takes the
-mapping of arrays that a `FeatureBatch` carries, (B, D) each in float32, and returns (B, C) logits. A head that can be
-solved is also a `ClosedForm`. Parameters that require no gradient are not trained. `PAPER` names the source, where there
-is one.
+A file of this room defines `CONSUMES`, saying what it reads when the user names no layers: "last" or "all" layers,
+"tokens" (the last layer's many tokens), or "projected" (the joint space of image and text); `LEARNING_RATE`, the one it
+trains with when the user names none; and `build(spec, *, options) -> nn.Module` with keyword-only options that have
+defaults. Where it applies it also defines `PAPER`, the source; `CONSTANTS`, the arrays of the classes that it needs, e.g.
+("text/embedding",); and `STANDARDISED = False`, where it reads features as they are, such as CLIP's directions.
+
+The module's `forward` takes the mapping of arrays that a `FeatureBatch` carries, (B, D) or (B, T, D) each in float32, and
+returns (B, C) logits. A head that can be solved is also a `ClosedForm`; its file may define
+`solve_together(heads, batches)`, which solves many of them for little more than one. Parameters that require no gradient
+are not trained.
 The same heads serve cached and online training: nothing here knows where its features come from.
 """
 
@@ -29,14 +33,14 @@ class HeadSpec:
     """What a head is built for: the arrays it reads, in order, and what it is to say about them."""
 
     shapes: Mapping[str, tuple[int, ...]]
-    """Array name -> shape of one row, (D,); the order is shallow to deep."""
+    """Array name -> shape of one row, (D,) or (T, D); the order is shallow to deep."""
     num_classes: int
     """C outputs: classes, or target columns."""
     task: Task = "classification"
     combine: Literal["concat", "mean"] = "concat"
     """How a head that reads one vector joins several arrays."""
     statistics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Array name -> (mean, standard deviation) over the training rows, (D,) float32 each; absent: used as they are."""
+    """Array name -> (mean, standard deviation) over the training rows, float32 of a row's shape; {}: used as they are."""
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     """Class-level arrays of the source, e.g. text embeddings (C, P, E)."""
 

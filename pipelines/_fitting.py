@@ -1,46 +1,57 @@
-"""The only training loop: a stack of M heads of equal shape, fed by one read, each with its own rate and decay.
+"""The only training loop: heads fed by one read, each with its own rate and decay, and all that learns with them.
 
-The best values on validation are kept, and the start counts as a candidate: a head that begins at a closed form never
-ends worse than it there.
+Heads of one kind are trained as a stack. The best values on validation are kept, and the start counts as a candidate: a
+head that begins at a closed form never ends worse than it there. Where the features learn too (`TrainedSource`), there is
+one head, and what was best is kept of both.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim import Optimizer
 
 from featurecache.checks import check
 from featurecache.features import FeatureBatch, Task
-from featurecache.metrics import primary, score
+from featurecache.metrics import primary
 from featurecache.progress import Bar, Stopwatch
 from featurecache.seeding import seed_of
-from featurecache.sources import FeatureSource, Order
-from pipelines._optimizers import Rule, optimizer_of
+from featurecache.sources import FeatureSource, Order, TrainedSource
+from pipelines._judging import Standing, judged
+from pipelines._optimizers import Rule, grouped_optimizer, optimizer_of, set_rates
+from pipelines._outputs import EVALUATION_BATCH, on_device
+from pipelines._resuming import Checkpoint
+from pipelines._schedules import Schedule, learning_rates
+from pipelines._stack import Member, Stack, set_random_state, stacked
 from pipelines.objectives import Objective
-
-EVALUATION_BATCH = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a stack of heads is trained; what the heads do not share stands in `Member`."""
+    """How heads are trained; what the heads do not share stands in `Member`."""
 
     epochs: int = 50
     batch_size: int = 256
+    """Rows a step."""
+    accumulate: int = 1
+    """Parts into which the rows of a step are cut, one after the other: less memory, the same gradient."""
     optimizer: Rule = "adamw"
     momentum: float = 0.9
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate over the steps: half a cosine down to zero, or constant."""
+    schedule: Schedule = "cosine"
+    warmup_epochs: float = 0.0
+    """Epochs in which the rate rises to its base."""
+    warmup_lr: float = 1e-5
+    """Rate of the first epoch of the schedule coop."""
     order: Order = "shuffled"
     data_seed: int = 0
     """Fixes the order of the rows of every epoch."""
+    evaluation_batch: int = EVALUATION_BATCH
+    """Rows of a step of measuring."""
     device: str = "cpu"
     quiet: bool = True
 
@@ -48,58 +59,13 @@ class Recipe:
         check(
             (self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
             (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
+            (
+                self.accumulate > 0 and self.batch_size % self.accumulate == 0,
+                f"accumulate must be positive and divide batch_size, got {self.accumulate} of {self.batch_size}",
+            ),
             (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
+            (self.warmup_epochs >= 0, f"warmup_epochs must not be negative, got {self.warmup_epochs}"),
         )
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """One head of the stack; after `fit` it holds the values that were best on validation."""
-
-    head: nn.Module
-    lr: float
-    weight_decay: float = 0.0
-    best_epoch: int = 0
-    """Epoch after which the kept values were reached; 0 is the start."""
-    best: tuple[float, ...] = (-math.inf,)
-    """What it was chosen by: the task's metric on validation, then minus its loss."""
-    history: list[dict[str, float]] = field(default_factory=list)
-
-
-class Stack:
-    """M heads as one: (M, B, C) logits from one batch; one head is called directly, several through `torch.vmap`."""
-
-    def __init__(self, heads: Sequence[nn.Module]) -> None:
-        self.heads = heads
-        self.alone = len(heads) == 1
-        if self.alone:
-            self.values = {name: p for name, p in heads[0].named_parameters() if p.requires_grad}
-            return
-        trained = {name for name, p in heads[0].named_parameters() if p.requires_grad}
-        stacked, self._buffers = torch.func.stack_module_state(list(heads))
-        self.values = {name: p.detach().requires_grad_() for name, p in stacked.items() if name in trained}
-        self._fixed = {name: p.detach() for name, p in stacked.items() if name not in trained}
-        self._shell = copy.deepcopy(heads[0]).to("meta")
-
-    def __call__(self, arrays: Mapping[str, Tensor]) -> Tensor:
-        """Arrays of (B, ...) -> (M, B, C) logits."""
-        if self.alone:
-            return self.heads[0](arrays)[None]
-
-        def one(values: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
-            logits: Tensor = torch.func.functional_call(self._shell, (values, buffers), (arrays,))
-            return logits
-
-        return torch.vmap(one, randomness="different")({**self.values, **self._fixed}, self._buffers)
-
-    def train(self, mode: bool) -> None:
-        """Set training mode, as in `nn.Module`."""
-        for module in [*self.heads, *([] if self.alone else [self._shell])]:
-            module.train(mode)
-
-    def of(self, number: int) -> dict[str, Tensor]:
-        """Return copies of the trained values of one head."""
-        return {name: (p if self.alone else p[number]).detach().clone() for name, p in self.values.items()}
 
 
 def fit(
@@ -109,61 +75,162 @@ def fit(
     objective: Objective,
     recipe: Recipe,
     task: Task,
+    *,
+    checkpoint: Path | None = None,
 ) -> None:
     """Train the members together in place, each keeping its best values on `validation` (None: the last ones).
 
-    The heads must have equal shapes. A head without trainable parameters is only evaluated.
+    A head without trainable parameters is only evaluated. With `checkpoint`, a file, what is there is gone on with, to
+    the same end as if nothing had stopped it; the file is gone at the end.
     """
     for member in members:
         member.head.to(recipe.device)
-    stack = Stack([member.head for member in members])
-    kept = [stack.of(m) for m in range(len(members))]
-    _judge(stack, members, kept, validation, task, recipe, epoch=0, losses=None)
-    if stack.values and recipe.epochs:
-        _train(stack, members, kept, train, validation, objective, recipe, task)
-    for member, values in zip(members, kept, strict=True):
-        member.head.load_state_dict(values, strict=False)
-        member.head.eval()
+    assert len(members) == 1 or not isinstance(train, TrainedSource), "features learn with one head"
+    _Training(members, train, validation, objective, recipe, task, Checkpoint(checkpoint)).run()
 
 
-def _train(
-    stack: Stack,
-    members: Sequence[Member],
-    kept: list[dict[str, Tensor]],
-    train: FeatureSource,
-    validation: FeatureSource | None,
-    objective: Objective,
-    recipe: Recipe,
-    task: Task,
-) -> None:
-    rates = torch.tensor([m.lr for m in members], device=recipe.device)
-    decays = torch.tensor([m.weight_decay for m in members], device=recipe.device)
-    optimizer = optimizer_of(recipe.optimizer, stack.values.values(), rates, decays, recipe.momentum)
-    steps = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(recipe.schedule, steps))
-    compute = _losses(objective)
-    watch = Stopwatch()
-    with Bar("training", recipe.epochs * len(train), 0, recipe.quiet) as bar:
-        for epoch in range(1, recipe.epochs + 1):
-            stack.train(True)
-            total = torch.zeros(len(members), device=recipe.device)
-            order_seed = seed_of("epoch", recipe.data_seed, epoch)
-            for batch in train.batches(recipe.batch_size, order=recipe.order, seed=order_seed):
-                batch = on_device(batch, recipe.device)
-                losses = compute(stack(batch.arrays), batch)
-                optimizer.zero_grad(set_to_none=True)
-                losses.sum().backward()
-                optimizer.step()
-                schedule.step()
-                total += losses.detach() * len(batch)
-                bar.advance(len(batch), watch)
-            _judge(stack, members, kept, validation, task, recipe, epoch=epoch, losses=total / len(train))
+class _Training:
+    """What changes while heads are trained."""
 
+    def __init__(
+        self,
+        members: Sequence[Member],
+        train: FeatureSource,
+        validation: FeatureSource | None,
+        objective: Objective,
+        recipe: Recipe,
+        task: Task,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self.members, self.train, self.validation = members, train, validation
+        self.objective, self.recipe, self.task, self.checkpoint = objective, recipe, task, checkpoint
+        if len(members) == 1 and members[0].random_state is not None:
+            set_random_state((members[0].random_state, None))
+        self.stacks = stacked(members)
+        self.learning = train if isinstance(train, TrainedSource) else None
+        self.optimizers = self._optimizers()
+        self.losses = _losses(objective)
+        self.kept: list[dict[str, Tensor]] = [{} for _ in members]
+        self.kept_source: dict[str, Tensor] = {}
+        self.epoch, self.rows, self.step = 0, 0, 0
+        """Epoch under way (0: none yet), its rows that are behind us, steps made in all."""
+        self.totals = self._zeros()
 
-def _factor(schedule: str, steps: int) -> Callable[[int], float]:
-    if schedule == "constant":
-        return lambda step: 1.0
-    return lambda step: 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros(len(stack), device=self.recipe.device) for stack, _ in self.stacks]
+
+    def _optimizers(self) -> list[tuple[Optimizer, Tensor]]:
+        """Return every optimiser with the base rates of its heads or groups."""
+        found = []
+        for stack, numbers in self.stacks:
+            if stack.values:
+                rates = torch.tensor([self.members[n].lr for n in numbers], device=self.recipe.device)
+                decays = torch.tensor([self.members[n].weight_decay for n in numbers], device=self.recipe.device)
+                made = optimizer_of(self.recipe.optimizer, stack.values.values(), rates, decays, self.recipe.momentum)
+                found.append((made, rates))
+        groups = self.learning.groups() if self.learning else []
+        if groups:
+            (member,) = self.members
+            made = grouped_optimizer(
+                self.recipe.optimizer, groups, member.lr, member.weight_decay, self.recipe.momentum
+            )
+            found.append((made, torch.tensor([member.lr * group.lr_factor for group in groups])))
+        return found
+
+    def run(self) -> None:
+        """Train to the end, or go on to it, and leave the kept values in the heads."""
+        epochs = self.recipe.epochs if self.optimizers else 0
+        if not self.checkpoint.restore(self):
+            self._judge()
+            self.epoch = 1
+        watch, done = Stopwatch(), (self.epoch - 1) * len(self.train) + self.rows
+        with Bar("training", epochs * len(self.train), done, self.recipe.quiet) as bar:
+            while self.epoch <= epochs and not all(member.diverged for member in self.members):
+                for rows in self._pass():
+                    bar.advance(rows, watch)
+                self._judge()
+                self.epoch, self.rows, self.totals = self.epoch + 1, 0, self._zeros()
+        for member, values in zip(self.members, self.kept, strict=True):
+            member.head.load_state_dict(values, strict=False)
+        if self.learning:
+            self.learning.load(self.kept_source)
+        self._set_training(False)
+        self.checkpoint.remove()
+
+    def _set_training(self, mode: bool) -> None:
+        for stack, _ in self.stacks:
+            stack.train(mode)
+        if self.learning:
+            self.learning.train(mode)
+
+    def _pass(self) -> Iterator[int]:
+        """Make the steps of the epoch under way; yields the rows of every part of a step."""
+        recipe, size, count = self.recipe, self.recipe.batch_size, len(self.train)
+        self._set_training(True)
+        part, rows = size // recipe.accumulate, self.rows
+        seed = seed_of("epoch", recipe.data_seed, self.epoch)
+        for batch in self.train.batches(part, order=recipe.order, seed=seed, start=rows):
+            self._add_gradient(on_device(batch, recipe.device), len(batch) / min(size, count - self.rows))
+            rows += len(batch)
+            if rows == count or rows - self.rows == size:
+                self._make_step()
+                self.rows = rows
+                self.checkpoint.save(self)
+            yield len(batch)
+
+    def _add_gradient(self, batch: FeatureBatch, share: float) -> None:
+        """Add the gradient of a part of a step that holds this share of its rows."""
+        loss: Tensor | float = 0.0
+        for number, (stack, _) in enumerate(self.stacks):
+            if stack.values or self.learning:
+                losses = self.losses(stack(batch.arrays), batch)
+                self.totals[number] += losses.detach() * len(batch)
+                loss = loss + losses.sum() * share
+        assert isinstance(loss, Tensor)
+        loss.backward()
+
+    def _make_step(self) -> None:
+        steps = math.ceil(len(self.train) / self.recipe.batch_size)
+        for optimizer, base in self.optimizers:
+            rates = learning_rates(
+                self.recipe.schedule, base, self.step, steps_per_epoch=steps, epochs=self.recipe.epochs,
+                warmup_epochs=self.recipe.warmup_epochs, warmup_lr=self.recipe.warmup_lr,
+            )  # fmt: skip
+            set_rates(optimizer, rates)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def _judge(self) -> None:
+        """Note where every head stands, and keep the values of those that are better than ever."""
+        self._set_training(False)
+        stacks, recipe = [stack for stack, _ in self.stacks], self.recipe
+        standings = judged(
+            stacks, [len(stack) for stack in stacks], self.validation, self.task, recipe.device, recipe.evaluation_batch
+        )
+        for (stack, numbers), values, total in zip(self.stacks, standings, self.totals, strict=True):
+            losses = (total / max(1, len(self.train))).tolist()
+            for place, number in enumerate(numbers):
+                self._note(stack, place, number, values[place], losses[place])
+
+    def _note(self, stack: Stack, place: int, number: int, value: Standing, loss: float) -> None:
+        member = self.members[number]
+        if member.diverged:
+            return
+        entry = {"epoch": self.epoch, "lr": member.lr, "weight_decay": member.weight_decay}
+        if self.epoch:
+            entry["train_loss"] = loss
+        if value:
+            entry |= {f"val_{primary(self.task)}": value[0], "val_loss": -value[1]}
+        member.history.append(entry)
+        if not math.isfinite(loss):
+            member.diverged = self.epoch
+            return
+        if not value or value > member.best:  # not a number is never better
+            member.best, member.best_epoch = value or member.best, self.epoch
+            self.kept[number] = stack.of(place)
+            if self.learning:
+                self.kept_source = self.learning.state()
 
 
 def _losses(objective: Objective) -> Callable[[Tensor, FeatureBatch], Tensor]:
@@ -175,52 +242,3 @@ def _losses(objective: Objective) -> Callable[[Tensor, FeatureBatch], Tensor]:
         return torch.vmap(lambda one: objective({"logits": one}, batch).total)(logits)
 
     return losses
-
-
-def on_device(batch: FeatureBatch, device: str) -> FeatureBatch:
-    """Return the batch with its tensors on `device`."""
-    if device == "cpu":
-        return batch
-    arrays = {name: values.to(device, non_blocking=True) for name, values in batch.arrays.items()}
-    return replace(batch, arrays=arrays, targets=batch.targets.to(device, non_blocking=True))
-
-
-def outputs_of(model: Any, source: FeatureSource, device: str) -> tuple[Tensor, Tensor]:
-    """Return (..., N, C) logits of a head or a stack over a source, with the (N, ...) targets, on the CPU."""
-    logits, targets = [], []
-    with torch.inference_mode():
-        for batch in source.batches(EVALUATION_BATCH):
-            batch = on_device(batch, device)
-            logits.append(model(batch.arrays).detach().float().cpu())
-            targets.append(batch.targets.cpu())
-    return torch.cat(logits, dim=-2), torch.cat(targets)
-
-
-def _judge(
-    stack: Stack,
-    members: Sequence[Member],
-    kept: list[dict[str, Tensor]],
-    validation: FeatureSource | None,
-    task: Task,
-    recipe: Recipe,
-    *,
-    epoch: int,
-    losses: Tensor | None,
-) -> None:
-    """Note where every head stands, and keep the values of those that are better than ever."""
-    stack.train(False)
-    train_losses = [math.nan] * len(members) if losses is None else losses.tolist()
-    judged: list[tuple[float, ...]] = [()] * len(members)
-    if validation is not None and len(validation):
-        logits, targets = outputs_of(stack, validation, recipe.device)
-        judged = [score(one.numpy(), np.asarray(targets), task) for one in logits]
-    for number, (member, value) in enumerate(zip(members, judged, strict=True)):
-        entry = {"epoch": epoch, "lr": member.lr, "weight_decay": member.weight_decay}
-        if losses is not None:
-            entry["train_loss"] = train_losses[number]
-        if value:
-            entry |= {f"val_{primary(task)}": value[0], "val_loss": -value[1]}
-        member.history.append(entry)
-        if not value or value > member.best:  # not a number is never better
-            member.best, member.best_epoch = value or member.best, epoch
-            kept[number] = stack.of(number)

@@ -1,17 +1,19 @@
 """Optimisers for a stack of M heads whose parameters are (M, ...) tensors, each head with its own rate and decay.
 
-Slice m moves exactly as torch's AdamW or SGD would move head m alone. A group holds the heads' `rates` and
-`weight_decay`, (M,) each; its `lr` is the factor on the rates that a schedule sets.
+Slice m moves exactly as torch's AdamW or SGD would move head m alone. A group holds the heads' `rates`, which
+`set_rates` sets before every step, and their `weight_decay`, (M,) each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
+
+from featurecache.sources import ParameterGroup
 
 Rule = Literal["adamw", "sgd"]
 
@@ -21,12 +23,36 @@ def optimizer_of(
 ) -> Optimizer:
     """Return torch's own optimiser for one head, and its stacked form for several; `lr` and `weight_decay` are (M,)."""
     if len(lr) > 1:
-        settings: dict[str, Any] = {"lr": 1.0, "rates": lr, "weight_decay": weight_decay}
+        settings: dict[str, Any] = {"rates": lr, "weight_decay": weight_decay}
         return StackedAdamW(parameters, settings) if rule == "adamw" else StackedSGD(parameters, settings, momentum)
     rate, decay = float(lr), float(weight_decay)
     if rule == "adamw":
         return AdamW(parameters, lr=rate, weight_decay=decay)
     return SGD(parameters, lr=rate, weight_decay=decay, momentum=momentum)
+
+
+def grouped_optimizer(
+    rule: Rule, groups: Sequence[ParameterGroup], lr: float, weight_decay: float, momentum: float
+) -> Optimizer:
+    """Return torch's own optimiser for groups of parameters, with the rate and decay of a head where they say nothing."""
+    settings = [
+        {
+            "params": list(group.values.values()),
+            "lr": lr * group.lr_factor,
+            "weight_decay": weight_decay if group.weight_decay is None else group.weight_decay,
+        }
+        for group in groups
+    ]
+    return AdamW(settings) if rule == "adamw" else SGD(settings, momentum=momentum)
+
+
+def set_rates(optimizer: Optimizer, rates: Tensor) -> None:
+    """Let the next steps be of these rates, (M,): one a head, or one a group of an optimiser of torch."""
+    for number, group in enumerate(optimizer.param_groups):
+        if "rates" in group:
+            group["rates"] = rates
+        else:
+            group["lr"] = float(rates[number])
 
 
 def _per_head(values: Tensor, like: Tensor) -> Tensor:
@@ -49,7 +75,7 @@ class StackedAdamW(Optimizer):
                 if not state:
                     state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
                 state["step"] += 1
-                lr, decay = _per_head(group["lr"] * group["rates"], p), _per_head(group["weight_decay"], p)
+                lr, decay = _per_head(group["rates"], p), _per_head(group["weight_decay"], p)
                 p.mul_(1 - lr * decay)
                 state["exp_avg"].lerp_(p.grad, 1 - first)
                 state["exp_avg_sq"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
@@ -74,4 +100,4 @@ class StackedSGD(Optimizer):
                     if not state:
                         state["momentum_buffer"] = torch.zeros_like(p)
                     gradient = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-                p.sub_(_per_head(group["lr"] * group["rates"], p) * gradient)
+                p.sub_(_per_head(group["rates"], p) * gradient)

@@ -146,19 +146,23 @@ class CachedSource:
             found[torch.from_numpy(which)] = self._gather(name, int(view), picked, torch.from_numpy(picked))
         return found
 
-    def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
+    def batches(
+        self, batch_size: int, *, order: Order = "sequential", seed: int = 0, start: int = 0
+    ) -> Iterator[FeatureBatch]:
         """Yield every row once; see `FeatureSource`. A pass that is not sequential draws a view for every row."""
         rows = ordered(self.rows, order, seed)
         draws = self.views > 1 and order != "sequential"
         views = generator("views", seed).integers(0, self.views, len(rows)) if draws else None
         with self.reading(rows, order, clean=not draws) as reach:
-            for start in range(0, len(rows), batch_size):
-                piece = slice(start, start + batch_size)
-                reach(min(start + batch_size, len(rows)))
+            for first in range(start, len(rows), batch_size):
+                piece = slice(first, first + batch_size)
+                reach(min(first + batch_size, len(rows)))
                 yield self.batch(rows[piece].astype(np.int64), None if views is None else views[piece])
 
     @contextmanager
-    def reading(self, rows: npt.NDArray[np.integer[Any]], order: Order, *, clean: bool) -> Iterator[Callable[[int], None]]:
+    def reading(
+        self, rows: npt.NDArray[np.integer[Any]], order: Order, *, clean: bool
+    ) -> Iterator[Callable[[int], None]]:
         """Yield what is called with a place of `rows` before those up to it are gathered: their pages are then in memory.
 
         A random order has no next page, and what fits memory is read ahead in the first pass only.

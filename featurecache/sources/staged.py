@@ -37,15 +37,17 @@ class StagedSource:
     def __len__(self) -> int:
         return len(self.source)
 
-    def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
+    def batches(
+        self, batch_size: int, *, order: Order = "sequential", seed: int = 0, start: int = 0
+    ) -> Iterator[FeatureBatch]:
         """Yield every row once, in the order and with the views of the source that was copied."""
         source = self.source
         rows = ordered(source.rows, order, seed)
         draws = source.views > 1 and order != "sequential"
         views = generator("views", seed).integers(0, source.views, len(rows)) if draws else None
         places = torch.from_numpy(np.searchsorted(source.rows, rows)).to(self.device)
-        for start in range(0, len(rows), batch_size):
-            piece = slice(start, start + batch_size)
+        for first in range(start, len(rows), batch_size):
+            piece = slice(first, first + batch_size)
             arrays = {
                 name: self._taken(name, places[piece], None if views is None else views[piece])
                 for name in source.arrays

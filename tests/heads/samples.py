@@ -12,10 +12,23 @@ from featurecache.features import FeatureBatch, Task
 from heads import HeadSpec
 
 TASKS: tuple[Task, ...] = ("classification", "multilabel", "regression")
-ONE = {"layers/cls/05": 8}
-LAYERS = {"layers/cls/00": 6, "layers/mean/00": 6, "layers/cls/03": 10, "layers/mean/03": 10, "layers/cls/05": 8}
+Shapes = Mapping[str, int | tuple[int, ...]]
+"""Array name -> D, or the whole shape of a row."""
+
+ONE: Shapes = {"layers/cls/05": 8}
+LAYERS: dict[str, int] = {
+    "layers/cls/00": 6, "layers/mean/00": 6, "layers/cls/03": 10, "layers/mean/03": 10, "layers/cls/05": 8,
+}  # fmt: skip
 """Unequal widths, and two kinds of token."""
+TOWER: Shapes = {f"layers/cls/{index:02d}": 8 for index in range(3)}
+"""Equal widths, as the layers of a CLIP tower."""
+READ: Mapping[str, Shapes] = {
+    "last": LAYERS, "all": LAYERS, "tokens": {"layers/all/05": (7, 8)}, "projected": {"projected": 5},
+}  # fmt: skip
+"""What a head is given, by what it consumes."""
 CLASSES = 4
+CONSTANTS: Mapping[str, tuple[int, ...]] = {"text/embedding": (CLASSES, 2, 5), "text/eot": (4, CLASSES, 2, 6)}
+"""Arrays of the classes, two templates each."""
 
 
 def targets_of(task: Task, hidden: Tensor) -> Tensor:
@@ -27,7 +40,7 @@ def targets_of(task: Task, hidden: Tensor) -> Tensor:
 
 def batches(
     task: Task = "classification",
-    widths: Mapping[str, int] = ONE,
+    widths: Shapes = ONE,
     *,
     rows: int = 90,
     classes: int = CLASSES,
@@ -39,10 +52,10 @@ def batches(
     draw = torch.Generator().manual_seed(seed)
     hidden = torch.randn(rows, classes, generator=draw)
     arrays = {
-        name: hidden @ torch.randn(classes, width, generator=draw)
-        + noise * torch.randn(rows, width, generator=draw)
+        name: torch.tensordot(hidden, torch.randn(classes, *shape, generator=draw), dims=1)
+        + noise * torch.randn(rows, *shape, generator=draw)
         + 3
-        for name, width in widths.items()
+        for name, shape in shapes_of(widths).items()
     }
     targets = targets_of(task, hidden)
     return [
@@ -54,6 +67,11 @@ def batches(
         )
         for start in range(0, rows, size)
     ]
+
+
+def shapes_of(widths: Shapes) -> dict[str, tuple[int, ...]]:
+    """Return array name -> shape of a row."""
+    return {name: (shape,) if isinstance(shape, int) else shape for name, shape in widths.items()}
 
 
 def joined(parts: Sequence[FeatureBatch]) -> FeatureBatch:
@@ -70,15 +88,18 @@ def statistics_of(parts: Sequence[FeatureBatch]) -> dict[str, tuple[Tensor, Tens
 
 def spec_of(
     task: Task = "classification",
-    widths: Mapping[str, int] = ONE,
+    widths: Shapes = ONE,
     *,
     classes: int = CLASSES,
     standardised_by: Sequence[FeatureBatch] = (),
+    constants: Sequence[str] = (),
 ) -> HeadSpec:
-    """Return the spec of a head that reads arrays of the given widths."""
+    """Return the spec of a head that reads arrays of the given widths, and random arrays of the classes."""
+    draw = torch.Generator().manual_seed(1)
     return HeadSpec(
-        shapes={name: (width,) for name, width in widths.items()},
+        shapes=shapes_of(widths),
         num_classes=classes,
         task=task,
         statistics=statistics_of(standardised_by) if standardised_by else {},
+        constants={name: torch.randn(CONSTANTS[name], generator=draw) for name in constants},
     )

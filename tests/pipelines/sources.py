@@ -25,11 +25,13 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.whole)
 
-    def batches(self, batch_size: int, *, order: Order = "sequential", seed: int = 0) -> Iterator[FeatureBatch]:
+    def batches(
+        self, batch_size: int, *, order: Order = "sequential", seed: int = 0, start: int = 0
+    ) -> Iterator[FeatureBatch]:
         places = np.arange(len(self)) if order == "sequential" else generator("test", seed).permutation(len(self))
         self.read.append(places.tolist())
-        for start in range(0, len(self), batch_size):
-            yield self._batch(places[start : start + batch_size])
+        for first in range(start, len(self), batch_size):
+            yield self._batch(places[first : first + batch_size])
 
     def walk(self, batch_size: int) -> list[FeatureBatch]:
         return list(self.batches(batch_size))

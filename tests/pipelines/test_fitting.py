@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from featurecache.errors import ConfigError
+from featurecache.errors import ConfigError, RunError
 from featurecache.metrics import score
 from heads._checkpoint import build_head
-from pipelines._fitting import Member, Recipe, fit, outputs_of
+from pipelines import _resuming
+from pipelines._fitting import Recipe, fit
+from pipelines._outputs import outputs_of
+from pipelines._stack import Member
 from pipelines.objectives import Loss
 from pipelines.objectives.cross_entropy import build as objective_of
 from tests.heads.samples import LAYERS, ONE, TASKS, batches, joined, spec_of
@@ -84,6 +89,126 @@ def test_a_stack_learns_what_its_heads_learn_alone(name, task, optimizer):
         for key, value in other.head.state_dict().items():
             torch.testing.assert_close(one.head.state_dict()[key], value, rtol=1e-5, atol=1e-5)
     assert len({one.history[-1]["val_loss"] for one in together}) == len(SETTINGS), "they had rates of their own"
+
+
+def test_heads_of_unequal_shapes_and_options_learn_from_one_read_what_they_learn_alone():
+    train, validation = sources(widths=LAYERS)
+    cells = [
+        ("linear", {}),
+        ("lfa", {"start": "published"}),
+        ("ridge", {}),
+        ("linear", {"bias": False}),
+        ("linear", {}),
+    ]
+
+    def members() -> list[Member]:
+        made = []
+        for seed, (name, options) in enumerate(cells):
+            torch.manual_seed(seed)
+            spec = spec_of(widths=LAYERS, standardised_by=train.walk(50))
+            made.append(Member(build_head(name, spec, options), 0.01, kind=(name, str(options))))
+        return made
+
+    several = members()
+    train.read.clear()
+    together = fitted(several, train, validation, "classification", epochs=3)
+    read = len(train.read)
+    alone = [fitted([one], train, validation, "classification", epochs=3)[0] for one in members()]
+
+    assert read == 3
+    for one, other in zip(together, alone, strict=True):
+        assert one.best == pytest.approx(other.best, rel=1e-5)
+        for key, value in other.head.state_dict().items():
+            torch.testing.assert_close(one.head.state_dict()[key], value, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_with_dropout_draws_in_a_stack_what_it_draws_alone():
+    train, validation = sources(widths=LAYERS)
+
+    def members() -> list[Member]:
+        made = []
+        for seed in range(3):
+            torch.manual_seed(seed)
+            head = build_head("lfa", spec_of(widths=LAYERS), {"dropout": 0.4, "start": "published"})
+            made.append(Member(head, 0.01, random_state=torch.get_rng_state()))
+        return made
+
+    together = fitted(members(), train, validation, "classification", epochs=4)
+    alone = [fitted([one], train, validation, "classification", epochs=4)[0] for one in members()]
+
+    for one, other in zip(together, alone, strict=True):
+        for key, value in other.head.state_dict().items():
+            torch.testing.assert_close(one.head.state_dict()[key], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_step_in_parts_is_the_same_step(optimizer):
+    def values(accumulate: int) -> torch.Tensor:
+        train, validation = sources()
+        one = member("linear", train, "classification", 0.01, 0.01)
+        return fitted([one], train, validation, "classification", epochs=3, accumulate=accumulate)[0].head.map.weight
+
+    torch.testing.assert_close(values(5), values(1))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_training_that_was_stopped_anywhere_ends_with_the_same_bits(tmp_path, monkeypatch, count, optimizer):
+    monkeypatch.setattr(_resuming, "SECONDS", 0.0)
+    file = tmp_path / "checkpoint.pt"
+
+    def trained(limit: float = math.inf, checkpoint: Path | None = None) -> list[Member]:
+        train, validation = sources(widths=LAYERS)
+        members = []
+        for seed in range(count):
+            torch.manual_seed(seed)
+            head = build_head("lfa", spec_of(widths=LAYERS), {"dropout": 0.4, "start": "published"})
+            members.append(Member(head, 0.01 * (1 + seed), 0.1, random_state=torch.get_rng_state()))
+        steps = itertools.count(1)
+
+        def stopping(outputs, batch) -> Loss:
+            if next(steps) > limit:
+                raise KeyboardInterrupt
+            return objective_of("classification")(outputs, batch)
+
+        recipe = Recipe(epochs=3, batch_size=50, optimizer=optimizer)
+        fit(members, train, validation, stopping, recipe, "classification", checkpoint=checkpoint)
+        return members
+
+    whole = trained()
+    for limit in (1, 2, 3, 2):
+        with pytest.raises(KeyboardInterrupt):
+            trained(limit, file)
+        assert file.exists() or limit == 1
+    resumed = trained(checkpoint=file)
+
+    assert not file.exists()
+    for one, other in zip(resumed, whole, strict=True):
+        assert (one.best, one.best_epoch) == (other.best, other.best_epoch)
+        assert one.history == other.history
+        assert all(torch.equal(value, other.head.state_dict()[key]) for key, value in one.head.state_dict().items())
+
+
+def test_a_checkpoint_that_is_damaged_or_of_another_training_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(_resuming, "SECONDS", 0.0)
+    file, (train, validation) = tmp_path / "checkpoint.pt", sources()
+
+    def stop(outputs, batch) -> Loss:
+        if file.exists():
+            raise KeyboardInterrupt
+        return objective_of("classification")(outputs, batch)
+
+    def run(name: str, objective) -> None:
+        one = member(name, train, "classification", 0.01, 0.0)
+        fit([one], train, validation, objective, Recipe(epochs=2, batch_size=50), "classification", checkpoint=file)
+
+    with pytest.raises(KeyboardInterrupt):
+        run("linear", stop)
+    with pytest.raises(RunError, match=r"holds no training that can be gone on with .* Remove it"):
+        run("lfa", stop)
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(RunError, match=r"holds no training that can be gone on with .* Remove it"):
+        run("linear", stop)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -198,7 +323,8 @@ def test_heads_train_in_training_mode_and_are_measured_in_eval_mode(count):
         "regression",
     )
 
-    assert modes == [False, *[True, True, False] * 2]
+    trial = [True] * (count - 1)  # a stack tries once whether its heads draw random numbers
+    assert modes == [False, *trial, *[True, True, False] * 2]
 
 
 def test_the_row_order_is_fixed_by_the_data_seed_alone():
@@ -276,3 +402,9 @@ def test_every_setting_out_of_range_is_told():
         "batch_size must be positive, got 0",
         "momentum must lie in [0, 1), got 1.0",
     ]
+
+
+@pytest.mark.parametrize("part", [0, 3])
+def test_parts_of_a_step_must_divide_it(part):
+    with pytest.raises(ConfigError, match=f"accumulate must be positive and divide batch_size, got {part} of 50"):
+        Recipe(batch_size=50, accumulate=part)

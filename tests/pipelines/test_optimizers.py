@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import LambdaLR
 
-from pipelines._optimizers import StackedAdamW, StackedSGD, optimizer_of
+from pipelines._optimizers import StackedAdamW, StackedSGD, optimizer_of, set_rates
 
 RATES, DECAYS = (0.03, 0.1, 0.001), (0.0, 0.2, 0.05)
 SHAPES = ((4, 5), (5,), ())
@@ -22,13 +21,14 @@ def loss(values: list[torch.Tensor]) -> torch.Tensor:
     return sum(torch.sin(3 * value).sum() + value.pow(4).sum() / 4 for value in values)
 
 
-def moved(optimizer: torch.optim.Optimizer, values: list[torch.Tensor], steps: int = 25) -> list[torch.Tensor]:
-    schedule = LambdaLR(optimizer, lambda step: 1 / (1 + step))
-    for _ in range(steps):
+def moved(
+    optimizer: torch.optim.Optimizer, values: list[torch.Tensor], rates: torch.Tensor, steps: int = 25
+) -> list[torch.Tensor]:
+    for step in range(steps):
+        set_rates(optimizer, rates / (1 + step))
         optimizer.zero_grad()
         loss(values).backward()
         optimizer.step()
-        schedule.step()
     return [value.detach() for value in values]
 
 
@@ -36,10 +36,11 @@ def moved(optimizer: torch.optim.Optimizer, values: list[torch.Tensor], steps: i
 @pytest.mark.parametrize(("rule", "momentum"), [("adamw", 0.9), ("sgd", 0.9), ("sgd", 0.0)])
 def test_slices_move_as_heads_alone(rule, momentum, count):
     values = [value.requires_grad_() for value in start(count)]
-    settings = {"lr": 1.0, "rates": torch.tensor(RATES[:count]), "weight_decay": torch.tensor(DECAYS[:count])}
+    rates = torch.tensor(RATES[:count])
+    settings = {"rates": rates, "weight_decay": torch.tensor(DECAYS[:count])}
     stacked = StackedAdamW(values, settings) if rule == "adamw" else StackedSGD(values, settings, momentum)
 
-    together = moved(stacked, values)
+    together = moved(stacked, values, rates)
 
     for m in range(count):
         own = [value[m].clone().requires_grad_() for value in start(count)]
@@ -48,7 +49,7 @@ def test_slices_move_as_heads_alone(rule, momentum, count):
             if rule == "adamw"
             else torch.optim.SGD(own, lr=RATES[m], weight_decay=DECAYS[m], momentum=momentum)
         )
-        for ours, theirs in zip(together, moved(torchs, own), strict=True):
+        for ours, theirs in zip(together, moved(torchs, own, rates[m : m + 1]), strict=True):
             torch.testing.assert_close(ours[m], theirs, rtol=1e-5, atol=1e-6)
 
 

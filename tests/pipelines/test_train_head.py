@@ -152,15 +152,15 @@ def test_the_history_has_a_line_an_epoch_in_plain_json(digits_store, tmp_path):
     assert history[3]["train_loss"] < history[1]["train_loss"]
 
 
-def test_a_training_that_diverged_leaves_plain_json_and_the_start(tmp_path):
+def test_a_training_that_diverges_is_refused_and_leaves_nothing(tmp_path):
     store = made_store(tmp_path / "x.zarr", "regression")
 
-    report = run(config(store, tmp_path / "run", lr=1e30, optimizer="sgd", epochs=4))
+    with pytest.raises(
+        RunError, match=r"the loss ceased to be a number \(in epoch 2, learning rate 1e\+30\).* lower --lr"
+    ):
+        run(config(store, tmp_path / "run", lr=1e30, optimizer="sgd", epochs=4))
 
-    for line in (tmp_path / "run/history.jsonl").read_text().splitlines():
-        json.loads(line, parse_constant=pytest.fail)
-    assert "null" in (tmp_path / "run/history.jsonl").read_text()
-    assert report.record["best_epoch"] == 0
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_identical_command_does_nothing_and_says_so(digits_store, ridge_run):

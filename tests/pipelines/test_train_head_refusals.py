@@ -45,7 +45,7 @@ def test_everything_that_is_wrong_with_a_command_is_told_together(tmp_path):
         run(config(store, tmp_path / "run", **settings))
 
     assert [problem.split()[0] for problem in error.value.problems] == [
-        str(store), "class_weights", "label_smoothing", "head", "start"
+        str(store), "head", "start", "class_weights", "label_smoothing"
     ]  # fmt: skip
     assert "Did you mean 'width'?" in str(error.value)
 
