@@ -12,6 +12,7 @@ import shutil
 import socket
 import zlib
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from featurecache.features import Header
 from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
 from featurecache.stores._constants import ClassValues, remove_unclaimed, sync_constants, write_constants
-from featurecache.stores._layout import empty_store, extended_metadata
+from featurecache.stores._layout import empty_metadata, extended_metadata, table_chunk, table_pieces
 from featurecache.stores._second_copy import COPY, contradicts, encoded, keep_copy
 from featurecache.stores._shards import continued, gather, share_ledgers
 
@@ -41,16 +42,16 @@ def create_files(
     if path.exists():
         raise StoreError(f"{path} exists already. Give another --out, or remove it first.")
     temporary = temporary_name(path)
-    files = empty_store(header, table, chunk_multiple)
+    metadata = empty_metadata(header, table, chunk_multiple)
     try:
         new = [folder for folder in path.parents if not folder.exists()]
         remove_leftovers(path)
-        for name, content in files.items():
+        sums = {}
+        for name, content in chain(metadata.items(), table_pieces(table, table_chunk(header.rows))):
             write_durably(temporary / name, content)
-        sums = {name: zlib.crc32(content) for name, content in files.items()}
+            sums[name] = zlib.crc32(content)
         sums |= write_constants(temporary, header, constants, write_durably)
         ledger = _ledger.encode({"kind": "created", "files": sums})
-        metadata = {name: content for name, content in files.items() if Path(name).name == ROOT}
         write_durably(temporary / COPY, encoded(metadata, ledger))
         write_durably(temporary / LEDGER, ledger)
         for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
