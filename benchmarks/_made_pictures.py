@@ -28,7 +28,7 @@ def tiny_pictures(rows: int) -> ImageDataset:
     table = RowTable(
         sample_id=np.array([f"class/{row:08d}.png" for row in range(rows)], np.dtypes.StringDType()),
         target=np.arange(rows) % CLASSES, split=np.resize(np.array(names, np.dtypes.StringDType()), rows),
-        domain=np.zeros(rows, np.dtypes.StringDType()), group=np.zeros(rows, np.dtypes.StringDType()),
+        domain=np.full(rows, "", np.dtypes.StringDType()), group=np.full(rows, "", np.dtypes.StringDType()),
     )  # fmt: skip
     return ImageDataset(
         name="made", spec="made", table=table, class_names=tuple(map(str, range(CLASSES))), task="classification",
