@@ -59,7 +59,7 @@ def sweep_rows(trained: Sequence[Trained], chosen: Sequence[Trained], task: Task
             **one.cell.named, f"val_{metric}": best[0], "val_loss": None if best[1] is None else -best[1],
             "best_epoch": one.member.best_epoch, "diverged_in_epoch": one.member.diverged or None,
             "parameters": one.parameters[0], "trained_parameters": one.parameters[1], **one.solved,
-            "chosen": any(one is other for other in chosen),
+            "arrays": ",".join(one.cell.arrays), "chosen": any(one is other for other in chosen),
         })  # fmt: skip
     return lines
 
