@@ -253,7 +253,7 @@ def save_features(
         with watch.waiting("scores"):
             # a store that shares its rows is scored by the one who has sealed it
             scores = saved_scores(store) if store.finished and not (shared and store.read_only) else []
-        status, left = store.status(), sum(map(len, store.missing()))
+        unread, left = _unread(store, share), sum(map(len, store.missing()))
         finished = store.finished
     finally:
         if shared:
@@ -266,7 +266,7 @@ def save_features(
         rows=rows,
         kept=kept,
         recomputed=recomputed,
-        skipped=int(((status != "ok") & (status != "") & (status != "deleted"))[share.start : share.stop].sum()),
+        skipped=unread,
         share=share if shared else None,
         left=left,
         finished=finished,
@@ -276,6 +276,14 @@ def save_features(
         scores=scores,
         rounding=rounding.relative(),
     )
+
+
+def _unread(store: FeatureStore, share: range) -> int:
+    """Return how many rows of a share hold no features because their image could not be read."""
+    if store.readable([], []).all():
+        return 0
+    status = store.status()
+    return int(((status != "ok") & (status != "") & (status != "deleted"))[share.start : share.stop].sum())
 
 
 def _extract(
@@ -289,7 +297,8 @@ def _extract(
     rounding: Rounding,
 ) -> None:
     ids, told = dataset.table.sample_id, False
-    deleted = set(np.flatnonzero(store.status() == "deleted").tolist())
+    # every row is readable in no array at all, unless it was skipped or deleted; the text of all takes 16 bytes a row
+    deleted = set() if store.readable([], []).all() else set(np.flatnonzero(store.status() == "deleted").tolist())
     with WriteBehind(store, config.commit_rows) as behind:
         for gap in gaps(store):
             arrays, views = list(gap.lacking), {spec.name: numbers for spec, numbers in gap.lacking.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from featurecache.stores import FeatureStore, digests, store_exists
 
 log = logging.getLogger("featurecache")
 
+PIECE = 65536
+"""Rows whose targets are read together; whole batches of 4096, so that sums do not depend on it."""
 VERSION = 1
 """Of the formulas: raise it when one of them would give another number; kept scores of another version are made again."""
 
@@ -35,8 +37,7 @@ def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
     arrays = [spec for spec in store.header.arrays if len(spec.tail) == 1 and spec.name != "logits"]
     fresh = [spec for spec in arrays if spec.name not in kept.entries]
     rows = scored_rows(store) if fresh else np.empty(0, np.int64)
-    targets = np.asarray(store.table().target)[rows]
-    if len(rows) and bool((targets != targets[0]).any()):
+    if _differ(store, rows):
         for spec in fresh:  # each is kept at once, so that a stopped run goes on
             kept.add([score_array(store, spec, rows)])
     return [kept.entries[spec.name] for spec in arrays if spec.name in kept.entries]
@@ -92,19 +93,39 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 def scored_rows(store: FeatureStore) -> npt.NDArray[np.int64]:
     """Return the readable, labelled rows of the training split, ascending."""
-    table = store.table()
-    targets = np.asarray(table.target)
-    labelled = targets >= 0 if targets.ndim == 1 else ~np.isnan(targets.astype(np.float64)).any(1)
-    return np.flatnonzero(store.readable() & (np.asarray(table.split) == "train") & labelled)
+    scored = store.readable()
+    for start in range(0, len(scored), PIECE):
+        piece = slice(start, start + PIECE)
+        targets = store.column("target", piece)
+        labelled = targets >= 0 if targets.ndim == 1 else ~np.isnan(targets).any(1)
+        scored[piece] &= (store.column("split", piece) == "train") & labelled
+    return np.flatnonzero(scored)
+
+
+def _pieces(store: FeatureStore, rows: npt.NDArray[np.int64]) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    """Yield places in `rows` with the targets of the rows there, without the row table and without those of all at once."""
+    for start in range(0, len(rows), PIECE):
+        places = slice(start, min(start + PIECE, len(rows)))
+        first = int(rows[start])
+        yield places, store.column("target", slice(first, int(rows[places.stop - 1]) + 1))[rows[places] - first]
+
+
+def _differ(store: FeatureStore, rows: npt.NDArray[np.int64]) -> bool:
+    """Return whether some rows, given in ascending order, have different targets."""
+    if not len(rows):
+        return False
+    first = store.column("target", slice(int(rows[0]), int(rows[0]) + 1))[0]
+    return any(bool((targets != first).any()) for _, targets in _pieces(store, rows))
 
 
 def score_array(store: FeatureStore, spec: ArraySpec, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Return the LogME of one array over `rows` as stored, in one pass, in float64."""
-    header, targets = store.header, np.asarray(store.table().target)[rows]
+    header = store.header
     moments = logme.Moments(spec.tail[0], len(header.class_names), task=header.task)
-    for start in range(0, len(rows), 4096):
-        piece = slice(start, start + 4096)
-        moments.update(as_numbers(store.read(spec.name, rows[piece]), spec.dtype), targets[piece])
+    for places, targets in _pieces(store, rows):
+        for start in range(0, len(targets), 4096):
+            piece = rows[places][start : start + 4096]
+            moments.update(as_numbers(store.read(spec.name, piece), spec.dtype), targets[start : start + 4096])
     fitted = logme.LogME(task=header.task).fit_moments(moments)
     token, layer = parse_layer_array(spec.name) or (None, None)
     return {

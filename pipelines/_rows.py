@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,24 +12,30 @@ from torch import Tensor
 from featurecache.sources.cached import CachedSource, split_rows
 from featurecache.stores import FeatureStore
 
+PIECE = 65536
+"""Rows of which targets are looked at together."""
+
 
 def labelled_rows(store: FeatureStore, split: str) -> npt.NDArray[np.int64]:
     """Return the committed, readable, labelled rows of a split, ascending."""
-    rows = split_rows(store, split)
-    targets = np.asarray(store.table().target)[rows]
-    known = targets >= 0 if targets.ndim == 1 else ~np.isnan(targets.astype(np.float64)).any(1)
-    return rows[known]
+    return split_rows(store, split, labelled=True)
 
 
 def trainable(train: CachedSource) -> list[tuple[bool, str]]:
     """Return the conditions, as `check` takes them, under which there is something to learn."""
     path, task = train.store.path, train.store.header.task
-    seen = np.asarray(train.store.table().target)[train.rows]
-    nothing, alike = not len(train), task == "classification" and len(seen) > 0 and bool((seen == seen[0]).all())
+    nothing = not len(train)
+    alike = task == "classification" and not nothing and not _differ(np.asarray(train.store.table().target), train.rows)
     return [
         (not nothing, f"{path} holds no labelled training rows, so there is nothing to learn from"),
         (not alike, f"all training rows of {path} are of one class, so there is nothing to tell apart"),
     ]
+
+
+def _differ(targets: npt.NDArray[Any], rows: npt.NDArray[np.integer[Any]]) -> bool:
+    """Return whether some rows have different targets; looks at no more of them at a time than it must."""
+    pieces = (targets[rows[start : start + PIECE]] for start in range(0, len(rows), PIECE))
+    return any(bool((piece != targets[rows[0]]).any()) for piece in pieces)
 
 
 def class_weights(train: CachedSource) -> Tensor:

@@ -7,6 +7,7 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ _WILLNEED, _POPULATE_READ = 3, 22
 class Ahead:
     """Reads the windows of an order of rows into the page cache, one window before it is needed, on one thread."""
 
-    def __init__(self, values: Sequence[Tensor], rows: npt.NDArray[np.int64], window: int) -> None:
+    def __init__(self, values: Sequence[Tensor], rows: npt.NDArray[np.integer[Any]], window: int) -> None:
         """Prepare to read `rows`, in windows of so many, of arrays (N, ...) that are mapped."""
         self.values, self.rows, self.window = values, rows, window
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="read ahead")
@@ -37,7 +38,7 @@ class Ahead:
             self._asked.append(self._pool.submit(self._read, self.rows[start : start + self.window]))
         self._asked[last].result()
 
-    def _read(self, rows: npt.NDArray[np.int64]) -> None:
+    def _read(self, rows: npt.NDArray[np.integer[Any]]) -> None:
         runs = list(_runs(rows))
         for values in self.values:
             for start, stop in runs:
@@ -48,7 +49,7 @@ class Ahead:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _runs(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+def _runs(rows: npt.NDArray[np.integer[Any]]) -> Iterator[tuple[int, int]]:
     ascending = rows if (rows[1:] >= rows[:-1]).all() else np.sort(rows)
     edges = np.flatnonzero(np.diff(ascending) > NEAR) + 1
     for run in np.split(ascending, edges):

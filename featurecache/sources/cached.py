@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from featurecache.seeding import generator
 from featurecache.sources import FeatureSource, Order
 from featurecache.sources._ahead import Ahead, can_read_ahead
 from featurecache.stores import FeatureStore
+
+Number = TypeVar("Number", bound=np.integer[Any])
 
 BLOCK = 4096
 """Neighbouring rows that stay together in the order "blocks"."""
@@ -85,7 +87,9 @@ class CachedSource:
         self, store: FeatureStore, arrays: Sequence[str], rows: npt.NDArray[np.int64], *, views: int = 1
     ) -> None:
         """Read `rows` of `arrays`; batches in any order but the sequential one draw each row from the first `views` views."""
-        self.store, self.arrays, self.rows, self.views = store, tuple(arrays), rows, views
+        self.store, self.arrays, self.views = store, tuple(arrays), views
+        self.rows: npt.NDArray[np.integer[Any]] = rows.astype(np.int32 if store.header.rows < 2**31 else np.int64)
+        """Half as long as row numbers are elsewhere: they and their order of an epoch are what rows cost in memory."""
         self.constants = Constants(store)
         self._values = {(name, view): self._tensor(name, view) for name in arrays for view in range(views)}
         table = store.table()
@@ -112,11 +116,10 @@ class CachedSource:
 
     def labelled(self) -> CachedSource:
         """Return the same without the rows that have no target."""
-        targets = self._targets[torch.from_numpy(self.rows)]
-        known = targets >= 0 if targets.ndim == 1 else ~targets.double().isnan().any(1)
-        return CachedSource(self.store, self.arrays, self.rows[known.numpy()], views=self.views)
+        rows = self.rows[is_labelled(self._targets.numpy())[self.rows]]
+        return CachedSource(self.store, self.arrays, rows.astype(np.int64), views=self.views)
 
-    def targets(self, rows: npt.NDArray[np.int64]) -> Tensor:
+    def targets(self, rows: npt.NDArray[np.integer[Any]]) -> Tensor:
         """Return (B,) or (B, K) targets of some rows."""
         return self._targets.index_select(0, torch.from_numpy(rows))
 
@@ -154,10 +157,12 @@ class CachedSource:
             for first in range(start, len(rows), batch_size):
                 piece = slice(first, first + batch_size)
                 reach(min(first + batch_size, len(rows)))
-                yield self.batch(rows[piece], None if views is None else views[piece])
+                yield self.batch(rows[piece].astype(np.int64), None if views is None else views[piece])
 
     @contextmanager
-    def reading(self, rows: npt.NDArray[np.int64], order: Order, *, clean: bool) -> Iterator[Callable[[int], None]]:
+    def reading(
+        self, rows: npt.NDArray[np.integer[Any]], order: Order, *, clean: bool
+    ) -> Iterator[Callable[[int], None]]:
         """Yield what is called with a place of `rows` before those up to it are gathered: their pages are then in memory.
 
         A random order has no next page, and what fits memory is read ahead in the first pass only.
@@ -191,7 +196,7 @@ class CachedSource:
 
     def statistics(self, batch_size: int = 4096) -> dict[str, tuple[Tensor, Tensor]]:
         """Return array -> (mean, standard deviation) over the rows, (D,) float32, summed in float64 around the first row."""
-        origin = {name: self.gather(name, self.rows[:1]).double() for name in self.arrays}
+        origin = {name: self.gather(name, self.rows[:1].astype(np.int64)).double() for name in self.arrays}
         sums = {name: torch.zeros_like(first[0]) for name, first in origin.items()}
         squares = {name: torch.zeros_like(first[0]) for name, first in origin.items()}
         for batch in self.batches(batch_size):
@@ -202,8 +207,16 @@ class CachedSource:
         return {name: _moments(origin[name][0], sums[name], squares[name], len(self)) for name in self.arrays}
 
 
-def split_rows(store: FeatureStore, *splits: str) -> npt.NDArray[np.int64]:
-    """Return the committed, readable rows of the given splits, ascending.
+def is_labelled(targets: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return (N,) whether rows of a table have a target: (N,) classes or (N, K) numbers, -1 and NaN being none."""
+    known: npt.NDArray[np.bool_] = targets >= 0 if targets.ndim == 1 else ~np.isnan(targets).any(1)
+    return known
+
+
+def split_rows(store: FeatureStore, *splits: str, labelled: bool = False) -> npt.NDArray[np.int64]:
+    """Return the committed, readable rows of the given splits, ascending; `labelled`: only those with a target.
+
+    They are marked, a byte each, before any is numbered: row numbers that come and go would take eight times as much.
 
     Raises:
         StoreContentsError: rows are missing from the store, so that a split would silently be a part of itself.
@@ -217,11 +230,14 @@ def split_rows(store: FeatureStore, *splits: str) -> npt.NDArray[np.int64]:
     column, among = np.asarray(store.table().split), np.zeros(store.header.rows, dtype=bool)
     for split in splits:
         among |= column == split
-    return np.flatnonzero(among & store.readable())
+    among &= store.readable()
+    if labelled:
+        among &= is_labelled(np.asarray(store.table().target))
+    return np.flatnonzero(among)
 
 
-def ordered(rows: npt.NDArray[np.int64], order: Order, seed: int) -> npt.NDArray[np.int64]:
-    """Return the rows in the order of one pass, a fixed function of `order` and `seed`."""
+def ordered(rows: npt.NDArray[Number], order: Order, seed: int) -> npt.NDArray[Number]:
+    """Return the rows in the order of one pass, a fixed function of `order` and `seed`, whatever integers they are."""
     if order == "sequential":
         return rows
     draw = generator("row order", seed)

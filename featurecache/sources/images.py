@@ -121,16 +121,34 @@ class Threads:
     """Fills batches on threads of this process."""
 
     def __init__(self, filler: Filler, input_size: tuple[int, int, int], count: int) -> None:
-        self._filler, self._input_size = filler, input_size
+        self._filler, self._input_size, self._count = filler, input_size, count
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
+        self._ended = False
 
     def begin(self, rows: range) -> Callable[[], Batch]:
         """Let a new batch be filled; what is returned waits for it."""
         images = torch.empty(len(self._filler.which), len(rows), *self._input_size)
         places = images.numpy().swapaxes(0, 1)
-        futures = [self._pool.submit(self._filler, row, place) for row, place in zip(rows, places, strict=True)]
-        return lambda: (images, [future.result() for future in futures])
+        found: list[UnreadableSampleError | None] = [None] * len(rows)
+        left = iter(range(len(rows)))
+
+        def fill() -> None:
+            # each thread takes the next image that is left: a task for every image costs more than a small image itself
+            for number in left:
+                if self._ended:
+                    return
+                found[number] = self._filler(rows[number], places[number])
+
+        futures = [self._pool.submit(fill) for _ in range(min(self._count, len(rows)))]
+
+        def finish() -> Batch:
+            for future in futures:
+                future.result()
+            return images, found
+
+        return finish
 
     def close(self, *, at_once: bool) -> None:
         """End the threads, after the images that are begun: a thread cannot be ended from outside."""
+        self._ended = at_once
         self._pool.shutdown(wait=True, cancel_futures=True)

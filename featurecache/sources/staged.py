@@ -53,7 +53,8 @@ class StagedSource:
                 for name in source.arrays
             }
             targets = self._targets.index_select(0, places[piece])
-            yield FeatureBatch(rows[piece], source.sample_ids(rows[piece]), targets, arrays)
+            taken = rows[piece].astype(np.int64)
+            yield FeatureBatch(taken, source.sample_ids(taken), targets, arrays)
 
     def _taken(self, name: str, places: Tensor, views: npt.NDArray[np.int64] | None) -> Tensor:
         """Return (B, ...) values on the device, float32, each row of its own view; None: the clean view of all."""
@@ -75,7 +76,8 @@ def _copied(source: CachedSource, name: str, view: int, device: torch.device) ->
     spec = source.store.header.array(name)
     whole: Tensor | None = None
     for start in range(0, len(source), BLOCK):
-        values = as_tensor(source.store.read(name, source.rows[start : start + BLOCK], view), spec.dtype)
+        rows = source.rows[start : start + BLOCK].astype(np.int64)
+        values = as_tensor(source.store.read(name, rows, view), spec.dtype)
         if whole is None:
             whole = torch.empty(len(source), *spec.tail, dtype=values.dtype, device=device)
         whole[start : start + BLOCK].copy_(values)

@@ -165,7 +165,7 @@ class FeatureDataset(torch.utils.data.Dataset[Sample]):
 
     def __getitems__(self, places: Sequence[int]) -> Gathered:
         """Return the samples at these places, read at once; `DataLoader` asks for a batch so."""
-        rows = self.source.rows[np.asarray(places, dtype=np.int64)]
+        rows = self.source.rows[np.asarray(places, dtype=np.int64)].astype(np.int64)
         return Gathered(self.selection.taken(self.source, rows), len(rows))
 
 
@@ -229,10 +229,11 @@ class FeatureStream(torch.utils.data.IterableDataset[Sample]):
         count = len(self._of_rank(np.arange(len(self.source))))
         return count if self.batch_size is None else -(-count // self.batch_size)
 
-    def _of_rank(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _of_rank(self, rows: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
         rank, ranks = self._rank or _distributed() or (0, 1)
         kept = rows[: len(rows) - len(rows) % ranks] if self.even else rows
-        return np.array_split(kept, ranks)[rank]
+        piece: npt.NDArray[np.integer[Any]] = np.array_split(kept, ranks)[rank]
+        return piece
 
     def __iter__(self) -> Iterator[Sample]:
         seed = (self.seed << 32) + int(self._epoch)
@@ -243,7 +244,7 @@ class FeatureStream(torch.utils.data.IterableDataset[Sample]):
         size = self.batch_size or 256
         with self.source.reading(rows, self.order, clean=self.selection.views == (0,)) as reach:
             for start in range(0, len(rows), size):
-                piece = rows[start : start + size]
+                piece = rows[start : start + size].astype(np.int64)
                 reach(start + len(piece))
                 batch = self.selection.taken(self.source, piece)
                 if self.batch_size is None:

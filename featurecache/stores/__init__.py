@@ -62,6 +62,9 @@ class FeatureStore(Protocol):
     def table(self) -> RowTable:
         """Return the row table; read once, then kept."""
 
+    def column(self, name: str, rows: slice) -> npt.NDArray[Any]:
+        """Return consecutive rows of one column of the row table, (B, ...), read for this call where it is not there."""
+
     def status(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> npt.NDArray[Any]:
         """Return (N,) text: "ok", "skipped: reason", "deleted", or "" for rows that are not committed.
 

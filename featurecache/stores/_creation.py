@@ -12,6 +12,7 @@ import shutil
 import socket
 import zlib
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from featurecache.features import Header
 from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
 from featurecache.stores._constants import ClassValues, cuts, remove_unclaimed, sync_constants, write_constants
-from featurecache.stores._layout import empty_store, extended_metadata
+from featurecache.stores._layout import empty_metadata, extended_metadata, table_chunk, table_pieces
 from featurecache.stores._second_copy import COPY, contradicts, encoded, keep_copy
 from featurecache.stores._shards import continued, gather, share_ledgers
 
@@ -61,13 +62,12 @@ def write_empty(
     folder: Path, header: Header, table: RowTable, chunk_multiple: int, constants: ClassValues | None
 ) -> None:
     """Write a store without rows, durably, into a folder that is not there yet."""
-    files = empty_store(header, table, chunk_multiple)
-    for name, content in files.items():
+    metadata, sums = empty_metadata(header, table, chunk_multiple), dict[str, int]()
+    for name, content in chain(metadata.items(), table_pieces(table, table_chunk(header.rows))):
         write_durably(folder / name, content)
-    sums = {name: zlib.crc32(content) for name, content in files.items()}
+        sums[name] = zlib.crc32(content)
     sums |= write_constants(folder, cuts(header), constants, write_durably)
     ledger = _ledger.encode({"kind": "created", "files": sums})
-    metadata = {name: content for name, content in files.items() if Path(name).name == ROOT}
     write_durably(folder / COPY, encoded(metadata, ledger))
     write_durably(folder / LEDGER, ledger)
     for place in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:

@@ -163,6 +163,11 @@ class Hdf5File:
             self._table = RowTable(**columns)
         return self._table
 
+    def column(self, name: str, rows: slice) -> npt.NDArray[Any]:
+        """Return some rows of a column of the row table, which is not kept."""
+        values = self._file[name]
+        return column(values if name == "target" else values.asstr(), rows)
+
     def status(self) -> npt.NDArray[Any]:
         """Return (N,) text: "ok" or "skipped: reason"."""
         return self._strings("status")

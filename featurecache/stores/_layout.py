@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,12 +30,19 @@ def empty_store(header: Header, table: RowTable, chunk_multiple: int) -> dict[st
 
     Written by zarr itself into memory, so that any Zarr v3 reader understands them; made durable by the caller.
     """
-    memory = MemoryStore()
+    return {**empty_metadata(header, table, chunk_multiple), **dict(table_pieces(table, table_chunk(header.rows)))}
+
+
+def empty_metadata(header: Header, table: RowTable, chunk_multiple: int) -> dict[str, bytes]:
+    """Return path -> content of the metadata files of a store that holds nothing yet, not even its row table."""
+    memory, chunk = MemoryStore(), table_chunk(header.rows)
     root = zarr.create_group(memory, zarr_format=3, attributes={"featurecache": header.to_json()})
     _add_arrays(root, header, header.arrays, chunk_multiple)
     _add_constants(root, cuts(header))
-    _add_table(root, table, _table_chunk(header.rows))
-    _text(root, "status", None, _table_chunk(header.rows), rows=header.rows)
+    for name in TEXT_COLUMNS:
+        _text(root, name, len(table), chunk)
+    _column(root, "target", np.asarray(table.target), chunk)
+    _text(root, "status", header.rows, chunk)
     _consolidate(memory)
     return contents(memory)
 
@@ -84,19 +91,32 @@ def grown_store(metadata: Mapping[str, bytes], header: Header, table: RowTable) 
 
 def table_files(table: RowTable, chunk: int) -> dict[str, bytes]:
     """Return path -> content of the chunks of the row table, so many rows in each."""
+    return dict(table_pieces(table, chunk))
+
+
+def table_pieces(table: RowTable, chunk: int) -> Iterator[tuple[str, bytes]]:
+    """Yield path and content of the chunks of the row table one by one: zarr makes an object of every text it encodes."""
+    for name in TABLE_COLUMNS:
+        values = getattr(table, name)
+        for number, start in enumerate(range(0, len(values), chunk)):
+            yield column_piece(name, number, values[start : start + chunk], chunk)
+
+
+def column_piece(name: str, number: int, values: Any, chunk: int) -> tuple[str, bytes]:
+    """Return path and content of one chunk of a column, so many rows in each; the last one may be given fewer."""
     memory = MemoryStore()
     root = zarr.create_group(memory, zarr_format=3)
-    _add_table(root, table, chunk)
-    return {path: content for path, content in contents(memory).items() if not path.endswith("zarr.json")}
+    if name == "target":
+        array, given = _column(root, name, np.asarray(values), chunk), np.asarray(values)
+    else:
+        array, given = _text(root, name, len(values), chunk), np.asarray(values, dtype=np.dtypes.StringDType())
+    with _quiet():
+        array[:] = given
+    ((path, content),) = ((path, c) for path, c in contents(memory).items() if path.startswith(f"{name}/c/"))
+    return path.replace("/c/0", f"/c/{number}", 1), content
 
 
-def _add_table(root: zarr.Group, table: RowTable, chunk: int) -> None:
-    for name in TEXT_COLUMNS:
-        _text(root, name, getattr(table, name), chunk)
-    _column(root, "target", np.asarray(table.target), chunk)
-
-
-def _table_chunk(rows: int) -> int:
+def table_chunk(rows: int) -> int:
     """Return the rows of a chunk of the row table; a store that is small now may grow."""
     return min(max(rows, SMALLEST_TABLE_CHUNK), TABLE_CHUNK)
 
@@ -136,40 +156,37 @@ def _add_constants(root: zarr.Group, plan: Iterable[Cut]) -> None:
         )
 
 
-def status_files(status: list[str], chunk: int) -> dict[str, bytes]:
+def status_files(status: Sequence[str], chunk: int) -> dict[str, bytes]:
     """Return path -> content of the chunks of the array `status`, so many rows in each."""
-    memory = MemoryStore()
-    with _quiet():
-        _text(zarr.create_group(memory, zarr_format=3), "status", status, chunk)
-    return {path: content for path, content in contents(memory).items() if path.startswith("status/c")}
+    starts = range(0, len(status), chunk)
+    return dict(column_piece("status", i, status[start : start + chunk], chunk) for i, start in enumerate(starts))
 
 
-def _text(root: zarr.Group, name: str, values: Any, chunk: int, rows: int | None = None) -> None:
-    count = len(values) if rows is None else rows
+def _text(root: zarr.Group, name: str, rows: int, chunk: int) -> zarr.Array[Any]:
     with _quiet():
-        array = root.create_array(
-            name, shape=(count,), chunks=(chunk,), dtype="string", compressors=None,
+        return root.create_array(
+            name, shape=(rows,), chunks=(chunk,), dtype="string", compressors=None,
             config={"write_empty_chunks": True},
         )  # fmt: skip
-        if values is not None:
-            array[:] = np.asarray(values, dtype=np.dtypes.StringDType())
 
 
-def column(array: Any) -> npt.NDArray[Any]:
-    """Return a column of the row table, (N, ...), read a chunk at a time: zarr makes an object of every text it decodes."""
-    found = np.empty(array.shape, np.dtypes.StringDType() if array.dtype.kind in "TO" else array.dtype)
-    for start in range(0, len(found), TABLE_CHUNK):
-        found[start : start + TABLE_CHUNK] = array[start : start + TABLE_CHUNK]
+def column(array: Any, rows: slice = slice(None)) -> npt.NDArray[Any]:
+    """Return rows of a column of the row table, a chunk at a time: zarr makes an object of every text it decodes."""
+    first, last, _ = rows.indices(array.shape[0])
+    kind = np.dtypes.StringDType() if array.dtype.kind in "TO" else array.dtype
+    found = np.empty((max(last - first, 0), *array.shape[1:]), kind)
+    for start in range(first, last, TABLE_CHUNK):
+        stop = min(start + TABLE_CHUNK, last)
+        found[start - first : stop - first] = array[start:stop]
     return found
 
 
-def _column(root: zarr.Group, name: str, values: npt.NDArray[Any], chunk: int) -> None:
+def _column(root: zarr.Group, name: str, values: npt.NDArray[Any], chunk: int) -> zarr.Array[Any]:
     chunks = (chunk, *values.shape[1:])
-    array = root.create_array(
+    return root.create_array(
         name, shape=values.shape, chunks=chunks, dtype=values.dtype, compressors=None, fill_value=0,
         config={"write_empty_chunks": True},
     )  # fmt: skip
-    array[:] = values
 
 
 def _quiet() -> warnings.catch_warnings[None]:

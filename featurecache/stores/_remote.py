@@ -97,6 +97,10 @@ class RemoteStore(ZarrStore):
             self._table = RowTable(**_columns(self._checked(names)))
         return self._table
 
+    def column(self, name: str, rows: slice) -> npt.NDArray[Any]:
+        """Return some rows of a column of the row table, which is fetched whole."""
+        return np.asarray(getattr(self.table(), name)[rows])
+
     def journal(self) -> Journal:
         """Return the ledger and Zarr's metadata, its files checked."""
         names = [name for name in self._state.files if name.rpartition("/")[2] == ROOT]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,10 +103,10 @@ class Writer:
         self.state.apply(record)
         self._spans, self._skipped = [], {}
 
-    def seal(self, rows: int, status_files: Mapping[str, bytes]) -> None:
+    def seal(self, rows: int, status_files: Iterable[tuple[str, bytes]]) -> None:
         """Write the status of every row and the canonical ledger; nothing may be missing."""
         with self._sound("finish"):
-            for name, content in status_files.items():
+            for name, content in status_files:
                 target = self.path / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(target, content)

@@ -176,6 +176,10 @@ class Hdf5Store:
         """Return the row table; read once, then kept."""
         return self._held.table()
 
+    def column(self, name: str, rows: slice) -> npt.NDArray[Any]:
+        """Return some rows of a column of the row table, which is not kept."""
+        return self._held.column(name, rows)
+
     def status(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> npt.NDArray[Any]:
         """Return (N,) text: "ok", "skipped: reason", "deleted", or "" for rows that are not committed (None: in any)."""
         return self._held.status(arrays, views) if isinstance(self._held, ZarrStore) else self._held.status()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from featurecache.stores._erasing import erase_rows
 from featurecache.stores._explaining import explained, reading
 from featurecache.stores._gaps import overlaps
 from featurecache.stores._growing import check_grows, grow_files
-from featurecache.stores._layout import TABLE_COLUMNS, column, status_files
+from featurecache.stores._layout import TABLE_COLUMNS, column, column_piece
 from featurecache.stores._locking import LOCK, Lock, acquire, share
 from featurecache.stores._planning import in_chunks
 from featurecache.stores._reading import StoredRows
@@ -182,12 +182,32 @@ class ZarrStore:
         if self._table is None:
             with reading(self.path):
                 columns: dict[str, Any] = {name: column(self._array(name)) for name in TABLE_COLUMNS}
-                self._check_table()
+                self._check_table(
+                    name
+                    for name in self._state.files
+                    if name.partition("/")[0] in TABLE_COLUMNS and Path(name).name != ROOT
+                )
             self._table = RowTable(**columns)
         return self._table
 
-    def _check_table(self) -> None:
-        """Compare the files of the row table, which zarr has just read, with their checksums: it takes what is gone for "".
+    def column(self, name: str, rows: slice) -> npt.NDArray[Any]:
+        """Return some rows of a column of the row table, their files checked; not kept."""
+        if self._table is not None:
+            return np.asarray(getattr(self._table, name)[rows])
+        first, last, _ = rows.indices(self.header.rows)
+        array = self._array(name)
+        pieces = range(first // array.chunks[0], -(-last // array.chunks[0]))
+        with reading(self.path):
+            found = column(array, slice(first, last))
+            self._check_table(
+                file
+                for file in self._state.files
+                if file.startswith(f"{name}/c/") and int(file.split("/")[2]) in pieces
+            )
+        return found
+
+    def _check_table(self, names: Iterable[str]) -> None:
+        """Compare files of the row table, which zarr has just read, with their checksums: it takes what is gone for "".
 
         A store that has grown since it was opened keeps the rows that were there, in files of the new ledger.
 
@@ -195,9 +215,8 @@ class ZarrStore:
             StoreDamagedError: a file is not what was written.
         """
         later: Mapping[str, int] = {}
-        for name, crc in self._state.files.items():
-            if name.partition("/")[0] not in TABLE_COLUMNS or Path(name).name == ROOT:
-                continue
+        for name in names:
+            crc = self._state.files[name]
             try:
                 checked(self.path, name, crc)
             except StoreDamagedError:
@@ -208,12 +227,16 @@ class ZarrStore:
 
     def status(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> npt.NDArray[Any]:
         """Return (N,) text: "ok", "skipped: reason", "deleted", or "" for rows that are not committed (None: in any)."""
-        status = np.full(self.header.rows, "ok", dtype=np.dtypes.StringDType())
+        return self._status(range(self.header.rows), self.missing(arrays, views))
+
+    def _status(self, rows: range, gaps: Sequence[range] = ()) -> npt.NDArray[Any]:
+        status = np.full(len(rows), "ok", dtype=np.dtypes.StringDType())
         for row, reason in self._state.skipped.items():
-            status[row] = f"skipped: {reason}"
-        for gap in self.missing(arrays, views):
-            status[gap.start : gap.stop] = ""
-        status[sorted(self._state.deleted)] = "deleted"
+            if row in rows:
+                status[row - rows.start] = f"skipped: {reason}"
+        for gap in overlaps(gaps, rows):
+            status[gap.start - rows.start : gap.stop - rows.start] = ""
+        status[[row - rows.start for row in sorted(self._state.deleted) if row in rows]] = "deleted"
         return status
 
     def readable(
@@ -299,7 +322,13 @@ class ZarrStore:
         gaps = self.missing()
         if gaps:
             raise StoreContentsError(f"{self.path} lacks {sum(map(len, gaps))} rows, so it cannot be finished.")
-        self._whole().seal(self.header.rows, status_files(list(self.status()), int(self._array("status").chunks[0])))
+        self._whole().seal(self.header.rows, self._status_pieces())
+
+    def _status_pieces(self) -> Iterator[tuple[str, bytes]]:
+        """Yield path and content of the files of `status`, made one by one: the text of all rows would be long."""
+        chunk, rows = int(self._array("status").chunks[0]), range(self.header.rows)
+        for number, start in enumerate(range(0, len(rows), chunk)):
+            yield column_piece("status", number, self._status(rows[start : start + chunk]), chunk)
 
     def read(self, array: str, rows: npt.NDArray[np.int64] | slice, view: int = 0) -> npt.NDArray[Any]:
         """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked."""

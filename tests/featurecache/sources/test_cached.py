@@ -12,7 +12,7 @@ import torch
 
 import featurecache.sources.cached as cached
 from featurecache.errors import StoreContentsError, StoreDamagedError
-from featurecache.sources.cached import CachedSource, split_rows
+from featurecache.sources.cached import CachedSource, is_labelled, ordered, split_rows
 from featurecache.stores import open_store
 from tests.featurecache.sources.samples import SKIPPED, expected, finished_store, specs, unfinished_store
 
@@ -28,6 +28,36 @@ def store(tmp_path):
 
 def rows_of(source, order, seed=0, batch_size=64) -> np.ndarray:
     return np.concatenate([batch.rows for batch in source.batches(batch_size, order=order, seed=seed)])
+
+
+@pytest.mark.parametrize("order", ["sequential", "shuffled", "blocks"])
+def test_an_order_is_the_same_for_row_numbers_of_any_length(order):
+    rows = np.flatnonzero(np.arange(50_000) % 3)
+
+    short, long = ordered(rows.astype(np.int32), order, 7), ordered(rows, order, 7)
+
+    assert (short == long).all() and short.dtype == np.int32
+
+
+@pytest.mark.parametrize("order", ["sequential", "shuffled"])
+def test_a_source_keeps_short_row_numbers_and_its_batches_tell_long_ones(store, order):
+    source = CachedSource(store, NAMES, EVERY)
+
+    batch = next(source.batches(64, order=order))
+
+    assert source.rows.dtype == np.int32 and batch.rows.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("targets", "known"),
+    [
+        (np.array([3, -1, 0]), [True, False, True]),
+        (np.array([[0, 1], [0, 0]], np.uint8), [True, True]),
+        (np.array([[0.5, np.nan], [np.nan, np.nan], [1, 2]], np.float32), [False, False, True]),
+    ],
+)
+def test_a_row_is_labelled_when_no_number_of_its_target_is_none(targets, known):
+    assert is_labelled(targets).tolist() == known
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
