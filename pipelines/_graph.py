@@ -54,11 +54,13 @@ class Program(nn.Module):
     def __init__(self, backbone: Backbone, head: nn.Module, arrays: list[ArraySpec], tokens: list[str]) -> None:
         super().__init__()
         self.backbone, self.head = backbone.module, head
-        self._take, self._arrays, self._request = backbone.forward, arrays, request_of(tokens, arrays)
+        # a function even where it is a module: its tensors are those of the backbone, and have one name
+        self._take = lambda images: backbone.forward(images, request_of(tokens, arrays))
+        self._arrays = arrays
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C) logits, float32."""
-        found = self._take(images, self._request)
+        found = self._take(images)
         logits: Tensor = self.head({s.name: found[s.name].to(TORCH_DTYPES[s.dtype]).float() for s in self._arrays})
         return logits.float()
 

@@ -143,6 +143,6 @@ def _made(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
         "precision": backbone.get("precision"), "features": ", ".join(a["name"] for a in config["features"]["arrays"]),
         "stored as": config["features"]["arrays"][0]["dtype"], "head": head["head"], "head options": head["options"] or "none",
         "training": config["training"] or "closed form",
-        "libraries": ", ".join(f"{name} {value}" for name, value in config["environment"].items()),
+        "libraries": ", ".join(f"{name} {value}" for name, value in config["environment"]["versions"].items()),
     }  # fmt: skip
     return "## How it was made\n\n" + "\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n"

@@ -204,7 +204,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Features) -> npt.NDArray[Any]:
         """Return (N,) labels, of arrays or of the test rows of a store."""
-        found: npt.NDArray[Any] = self.classes_[self.decision_function(X).argmax(-1)]
+        best = self.decision_function(X).argmax(-1)
+        found: npt.NDArray[Any] = self.classes_[best]
         return found
 
     def score(self, X: Features, y: npt.ArrayLike | None = None, sample_weight: npt.ArrayLike | None = None) -> float:

@@ -44,7 +44,9 @@ def followed(program: Program, images: Tensor) -> Tensor:
     graph = graph_of(traced(program, SIZE))
     names: dict[str, object] = {}
     exec(graph.source, names)
-    return [names["forward"](*(graph.tensors[name] for name in names["TENSORS"]), part)[0] for part in images.split([1, 4])]
+    return [
+        names["forward"](*(graph.tensors[name] for name in names["TENSORS"]), part)[0] for part in images.split([1, 4])
+    ]
 
 
 @pytest.mark.parametrize("name", HEADS.names())
