@@ -24,7 +24,7 @@ CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_con
 """Beginnings of the names of operators that only compare the run with the tracing, its device too."""
 PLACES = ("device(type='cpu')", "device(type='cuda', index=0)")
 
-HEADER = '''"""The graph of this model, (B, 3, H, W) images to (B, C) logits, as {library} traced it; B is free.
+HEADER = '''"""The graph of this model, (B, 3, H, W) images to (B, C) logits, as {library} traced it; {batch}.
 
 `forward` takes the tensors of model.safetensors called TENSORS, in this order, then the images.
 """
@@ -61,38 +61,44 @@ class Program(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C) logits, float32."""
         found = self._take(images)
-        logits: Tensor = self.head({s.name: found[s.name].to(TORCH_DTYPES[s.dtype]).float() for s in self._arrays})
+        arrays = {s.name: found[s.name].to(TORCH_DTYPES[s.dtype]).float() for s in self._arrays}
+        logits: Tensor = self.head(arrays)
         return logits.float()
 
 
-def traced(program: Program, input_size: tuple[int, int, int]) -> ExportedProgram:
-    """Return the program as a graph for any number of images.
+def traced(program: Program, input_size: tuple[int, int, int]) -> tuple[ExportedProgram, int | None]:
+    """Return the program as a graph, and for how many images: None, any number; 1, where its code fixes their number.
 
     Raises:
         BackboneError: its code cannot be followed; says why.
     """
-    images = torch.zeros(2, *input_size, device=next(program.backbone.parameters()).device)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = export(program, (images,), dynamic_shapes={"images": {0: Dim("batch")}}, strict=False)
-            return found.run_decompositions({})  # takes the regions of another precision apart into casts
+        return _traced(program, input_size, None), None
     except Exception as error:  # tracing raises whatever the traced code raises, and errors of its own
-        raise BackboneError(
-            f"{type(program.backbone).__name__} with the head {type(program.head).__name__} cannot be traced to a graph for "
-            f"any number of images ({_reason(error)}). `featurecache predict` runs it."
-        ) from error
+        try:
+            return _traced(program, input_size, 1), 1
+        except Exception:  # the first reason is the better one
+            raise BackboneError(
+                f"{type(program.backbone).__name__} with the head {type(program.head).__name__} cannot be traced to a graph "
+                f"({_reason(error)}). `featurecache predict` runs it."
+            ) from error
+
+
+def _traced(program: Program, input_size: tuple[int, int, int], batch: int | None) -> ExportedProgram:
+    images = torch.zeros(batch or 2, *input_size, device=next(program.backbone.parameters()).device)
+    free = {"images": {0: Dim("batch")}} if batch is None else None
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = export(program, (images,), dynamic_shapes=free, strict=False)
+        return found.run_decompositions({})  # takes the regions of another precision apart into casts
 
 
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    fixed = [line for line in lines if "specialized" in line]
-    if fixed:  # the usual one, behind a line that says nothing
-        return "its code fixes their number, as len(x) does; x.shape[0] does not"
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def graph_of(program: ExportedProgram) -> Graph:
+def graph_of(program: ExportedProgram, batch: int | None = None) -> Graph:
     """Return the graph as text, with the tensors that it reads and no others.
 
     Raises:
@@ -119,7 +125,10 @@ def graph_of(program: ExportedProgram) -> Graph:
     source = _portable(graph.python_code("self").src)
     listed = "(\n" + "".join(f"    {name!r},\n" for name in names) + ")"
     return Graph(
-        HEADER.format(library=f"torch {torch.__version__}", names=listed) + source,
+        HEADER.format(
+            library=f"torch {torch.__version__}", batch="B is free" if batch is None else f"B is {batch}", names=listed
+        )
+        + source,
         {name: held[name].detach().cpu().contiguous().clone() for name in names},
     )
 

@@ -45,7 +45,7 @@ def _use(config: Mapping[str, Any], onnx: bool) -> str:
     commands = "\n".join(lines)
     width = config["input_size"]
     more = (
-        f"\n`model.onnx` takes `images` (B, {', '.join(map(str, width))}) float32, prepared as below, and gives `logits` (B, C).\n"
+        f"\n`model.onnx` takes `images` ({config['batch'] or 'B'}, {', '.join(map(str, width))}) float32, prepared as below, and gives `logits` ({config['batch'] or 'B'}, C).\n"
         if onnx
         else ""
     )

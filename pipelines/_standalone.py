@@ -139,6 +139,7 @@ class Model:
     def logits(self, images: Iterable, batch_size: int = 32) -> np.ndarray:
         """Return (N, C) float32 logits of paths or PIL images."""
         images, parts = list(images), []
+        batch_size = self.config["batch"] or batch_size  # some graphs take one image at a time
         for start in range(0, len(images), batch_size):
             batch = [
                 prepared(opened(image), self.config["preprocessing"]) for image in images[start : start + batch_size]

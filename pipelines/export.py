@@ -74,6 +74,8 @@ class ExportReport:
             if "largest_difference" in found:
                 notes.append(_found(name, found))
         notes += [self.record["onnx"]["note"]] if "note" in self.record.get("onnx", {}) else []
+        if self.record["batch"]:
+            notes.append("the code of the head or backbone fixes the number of images: the graph takes one at a time")
         notes.append(f"SHA-256 of SHA256SUMS, which names them all: {self.record['sums']}")
         return [Table("exported", ("file", "MiB", "sha256"), files, notes)]
 
@@ -132,11 +134,11 @@ def export(
 ) -> dict[str, Any]:
     """Write the folder at `place`, prove it there, and return its record."""
     started = time.perf_counter()
-    facts = _facts(config.run_folder, settings, predictor)
-    program = traced(_program(predictor), predictor.backbone.input_size)
+    program, batch = traced(_program(predictor), predictor.backbone.input_size)
+    facts = {**_facts(config.run_folder, settings, predictor), "batch": batch}
     if config.onnx:
         write_onnx(_for_onnx(config, predictor, program), place / "model.onnx", _metadata(facts))
-    graph = graph_of(program)
+    graph = graph_of(program, batch)
     write_whole(place / "model.safetensors", lambda path: save_file(dict(graph.tensors), path))
     write_atomic(place / "model.py", graph.source.encode())
     write_atomic(place / "predict.py", Path(_standalone.__file__).read_bytes())
@@ -144,7 +146,7 @@ def export(
     sums = write_sums(place)
     record: dict[str, Any] = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"), "run": config.run_folder.absolute().name,
-        "run_record": _sha256(config.run_folder / RECORD), "proof": proved(place, predictor, evidence),
+        "run_record": _sha256(config.run_folder / RECORD), "batch": batch, "proof": proved(place, predictor, evidence),
     }  # fmt: skip
     if config.onnx:
         record["onnx"] = _onnx_proof(place, predictor, evidence)
@@ -187,7 +189,7 @@ def _for_onnx(config: ExportConfig, predictor: Predictor, program: Any) -> Any:
     name = origin.pop("name")
     given = {**origin, "precision": "fp32", **({"weights": config.weights} if config.weights else {})}
     whole = Predictor(load_backbone(name, BackboneOptions(**given)), predictor.head, predictor.record)
-    return traced(_program(whole), whole.backbone.input_size)
+    return traced(_program(whole), whole.backbone.input_size)[0]
 
 
 def _onnx_proof(place: Path, predictor: Predictor, evidence: Evidence) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def test_every_head_without_a_text_side_learns_from_arrays(head):
     arrays = {name: values.numpy() for name, values in whole.arrays.items()}
     labels = NAMES[whole.targets.numpy()]
 
-    fitted = HeadClassifier(head, epochs=100).fit(arrays, labels)
+    fitted = HeadClassifier(head, epochs=100, lr=0.01).fit(arrays, labels)
 
     assert fitted.score(arrays, labels) > 0.5  # of four classes
     assert fitted.predict_proba(arrays).shape == (120, 4)

@@ -61,6 +61,20 @@ def test_a_folder_alone_says_of_jpeg_files_what_the_run_says(place, head):
     assert record["proof"]["labels_equal"] == record["proof"]["labels_equal_to_stored"] == 16
 
 
+def test_a_graph_of_one_image_is_given_one_at_a_time(copied, place):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "batch": 1}))
+    export.write_sums(copied)
+    model = _standalone.Model.load(copied)
+    seen, run_one = [], model.run
+    model.run = lambda images: seen.append(len(images)) or run_one(images)
+
+    logits = model.logits(sorted((place / "new").rglob("*.jpg")))
+
+    assert seen == [1] * 9 and logits.shape == (9, 3)
+    assert config["batch"] is None
+
+
 def test_the_script_runs_as_a_user_types_it_and_from_python(place):
     folder, one = place / "linear-out", place / "new/red/90.jpg"
 

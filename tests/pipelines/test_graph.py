@@ -41,12 +41,12 @@ def program_of(head: nn.Module, shapes: dict[str, tuple[int, ...]], dtype: str =
 
 def followed(program: Program, images: Tensor) -> Tensor:
     """Return what the text of the graph gives, with nothing but its tensors."""
-    graph = graph_of(traced(program, SIZE))
+    found, batch = traced(program, SIZE)
+    graph = graph_of(found, batch)
     names: dict[str, object] = {}
     exec(graph.source, names)
-    return [
-        names["forward"](*(graph.tensors[name] for name in names["TENSORS"]), part)[0] for part in images.split([1, 4])
-    ]
+    tensors = [graph.tensors[name] for name in names["TENSORS"]]
+    return torch.cat([names["forward"](*tensors, part)[0] for part in images.split([1, 4] if batch is None else 1)])
 
 
 @pytest.mark.parametrize("name", HEADS.names())
@@ -60,10 +60,10 @@ def test_every_head_gives_the_same_logits_as_a_graph(name):
     )  # fmt: skip
     program, images = program_of(build_head(name, spec, {}).eval(), shapes), torch.randn(5, *SIZE)
 
-    one, four = followed(program, images)
+    logits = followed(program, images)
 
     with torch.no_grad():
-        torch.testing.assert_close(torch.cat([one, four]), program(images), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(logits, program(images), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -71,7 +71,7 @@ def test_features_are_rounded_as_the_store_rounds_them(dtype):
     shapes = {"layers/cls/00": (6,)}
     program = program_of(build_head("linear", HeadSpec(shapes=shapes, num_classes=3), {}).eval(), shapes, dtype)
 
-    source = graph_of(traced(program, SIZE)).source
+    source = graph_of(*traced(program, SIZE)).source
 
     assert (f"torch.{dtype}" in source) == (dtype != "float32")
 
@@ -81,21 +81,25 @@ def test_only_tensors_that_are_read_are_kept():
     head = build_head("linear", HeadSpec(shapes=shapes, num_classes=3), {}).eval()
     head.unread = nn.Linear(50, 50)
 
-    graph = graph_of(traced(program_of(head, shapes), SIZE))
+    graph = graph_of(*traced(program_of(head, shapes), SIZE))
 
     assert set(graph.tensors) == {
         "backbone.maps.0.weight", "backbone.maps.0.bias", "head.map.weight", "head.map.bias",
     }  # fmt: skip
 
 
-def test_a_head_that_fixes_the_number_of_images_is_told_how_not_to():
-    class Counts(nn.Module):
+def test_a_head_that_counts_its_rows_is_followed_one_image_at_a_time():
+    class Pieces(nn.Module):
         def forward(self, arrays):
             values = arrays["layers/cls/00"]
-            return values.reshape(len(values), -1)
+            return torch.cat([part.cumsum(1) / len(part) * len(part) for part in values.split(2)])
 
-    with pytest.raises(BackboneError, match=r"x\.shape\[0\]"):
-        traced(program_of(Counts(), {"layers/cls/00": (6,)}), SIZE)
+    program, images = program_of(Pieces(), {"layers/cls/00": (6,)}), torch.randn(5, *SIZE)
+
+    logits = followed(program, images)
+
+    assert traced(program, SIZE)[1] == 1
+    torch.testing.assert_close(logits, program(images), rtol=1e-5, atol=1e-5)
 
 
 def test_a_head_that_cannot_be_traced_is_refused_with_the_reason():
