@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,10 +17,12 @@ from featurecache.sources.cached import Walk, ordered
 class InMemory:
     """Some rows of arrays that share their first axis; a `FeatureSource`."""
 
-    def __init__(self, arrays: Mapping[str, Tensor], targets: Tensor, rows: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, arrays: Mapping[str, Tensor], targets: Tensor, rows: npt.NDArray[np.int64] | None = None
+    ) -> None:
         """Take (N, ...) float32 arrays and (N,) targets, and of them only `rows` (None: all)."""
         self.arrays, self.targets = arrays, targets
-        self.rows = np.arange(len(targets)) if rows is None else np.asarray(rows, dtype=np.int64)
+        self.rows = np.arange(len(targets)) if rows is None else rows
         self.constants: Mapping[str, Tensor] = {}
 
     def __len__(self) -> int:

@@ -215,7 +215,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not _is_store(X):
             raise ConfigError(["y is missing: give one label a row, or a store, which knows its labels"])
         logits, targets = self._outputs(X)
-        return float(np.average(logits.argmax(-1) == targets, weights=sample_weight))
+        weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        return float(np.average(logits.argmax(-1) == targets, weights=weights))
 
 
 def _is_store(X: Any) -> bool:

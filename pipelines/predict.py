@@ -11,7 +11,8 @@ from typing import Any, Literal
 from featurecache.checks import check
 from featurecache.files import write_atomic
 from featurecache.reports import Table
-from pipelines._predictor import Prediction, Predictor
+from pipelines._predictor import Prediction as Prediction
+from pipelines._predictor import Predictor as Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
