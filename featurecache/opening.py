@@ -5,23 +5,27 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from featurecache.backbones import Backbone
 from featurecache.datasets import ImageDataset
 from featurecache.decoders import decoder_known_by
 from featurecache.errors import StoreBusyError, StoreContentsError, StoreError
 from featurecache.features import Header
-from featurecache.growing import arranged, grown_table, new_samples
+from featurecache.growing import Standing, arranged, grown_table, runs_of, standing
 from featurecache.prompting import class_values
+from featurecache.provenance import note
 from featurecache.recomputing import changes, check_unchanged
 from featurecache.stores import (
     FeatureStore,
     Shard,
     create_store,
+    explained,
     lacking,
     open_store,
     progress,
@@ -78,7 +82,7 @@ def opened(asked: Opening) -> tuple[FeatureStore, ImageDataset]:
 
 def _reopened(asked: Opening) -> tuple[FeatureStore, ImageDataset]:
     store = open_store(asked.path)
-    if not _absent(asked, store) and store.finished:
+    if not _refused_or_absent(asked, store).names and store.finished:
         return store, asked.dataset
     if asked.shard is None:
         store = open_store(asked.path, writable=True, take_over=asked.take_over)
@@ -91,62 +95,96 @@ def _reopened(asked: Opening) -> tuple[FeatureStore, ImageDataset]:
         _check(asked, store)
         if asked.shard is None:
             _extend(asked, store)
-        return store, arranged(asked.dataset, store.table())
+        return store, arranged(asked.dataset, store.table(), deleted_rows(store))
 
 
-def _absent(asked: Opening, store: FeatureStore) -> tuple[str, ...]:
-    """Return by name what the store lacks of what is asked: new samples, arrays, views."""
-    new = (
-        new_samples(store.header, store.table(), asked.dataset) if store.header.dataset != asked.wanted.dataset else []
-    )
-    wanted = asked.wanted
-    if new:
-        grown_table(asked.path, store.header, store.table(), asked.dataset, new)
-        wanted = dataclasses.replace(wanted, rows=store.header.rows, dataset=store.header.dataset)
-    more = (f"{len(new)} new samples (the first is {asked.dataset.table.sample_id[new[0]]!r})",) if new else ()
-    absent = (*more, *lacking(asked.path, store.header, wanted))
-    if absent and not asked.extend:
+def deleted_rows(store: FeatureStore) -> set[int]:
+    """Return the rows that were deleted from a store."""
+    return set(np.flatnonzero(store.status() == "deleted").tolist())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """What a store lacks of what is asked."""
+
+    names: tuple[str, ...]
+    """New samples, arrays, views."""
+    standing: Standing
+    """Of the data set to the store."""
+    wanted: Header
+    """What is asked, of the rows that the store has by now."""
+
+
+def absent(path: Path, store: FeatureStore, dataset: ImageDataset, wanted: Header) -> Absent:
+    """Return what the store lacks of `wanted`, which is of all samples of the data set.
+
+    Raises:
+        StoreMismatchError: it holds other features, or samples that are not what they were; names what differs.
+    """
+    held = store.header
+    if held.dataset == dataset.identity:  # the usual case, for which no row table is read
+        stands: Standing | None = Standing(gone=held.rows - len(dataset))
+    else:
+        stands = standing(path, held, store.table(), deleted_rows(store), dataset)
+    if stands is not None:
+        wanted = dataclasses.replace(wanted, rows=held.rows, dataset=held.dataset)
+    stands = stands or Standing()
+    new = stands.new
+    more = (f"{len(new)} new samples (the first is {dataset.table.sample_id[new[0]]!r})",) if new else ()
+    return Absent(names=(*more, *lacking(path, held, wanted)), standing=stands, wanted=wanted)
+
+
+def _refused_or_absent(asked: Opening, store: FeatureStore) -> Absent:
+    found = absent(asked.path, store, asked.dataset, asked.wanted)
+    if found.names and not asked.extend:
         raise StoreContentsError(
-            f"{asked.path} holds these features, but without {', '.join(absent)}. Give --extend to add just those "
+            f"{asked.path} holds these features, but without {', '.join(found.names)}. Give --extend to add just those "
             "(nothing that is there is computed again), or another --out."
         )
-    return absent
+    return found
 
 
 def _check(asked: Opening, store: FeatureStore) -> None:
-    if not _absent(asked, store) and not store.missing():
+    found = _refused_or_absent(asked, store)
+    if not found.names and not store.missing():
         return
     backbone, decoder = asked.backbone, decoder_known_by(store.header.backbone)
-    dataset = arranged(asked.dataset, store.table())
+    dataset = arranged(asked.dataset, store.table(), deleted_rows(store))
     changed = changes(store.notes, str(backbone.device), decoder)
-    if changed and (found := check_unchanged(backbone, dataset, store, changed)):
-        log.info("%s changed; features recomputed to %.1e of their size", ", ".join(changed), found.relative)
+    if not found.standing.measured:
+        changed["data"] = ("of all samples", "without those that were deleted")
+    if changed and (largest := check_unchanged(backbone, dataset, store, changed)):
+        log.info("%s changed; features recomputed to %.1e of their size", ", ".join(changed), largest.relative)
 
 
 def _extend(asked: Opening, store: FeatureStore) -> None:
     """Extend a store that is open for writing; opening it so has ended an extension that was killed while it began."""
-    absent = _absent(asked, store)
-    if absent:
-        log.info("extending by %s", ", ".join(absent))
-        _grow(asked, store)
-    if lacking(asked.path, store.header, asked.wanted):
-        more = united(store.header, asked.wanted)
-        with class_values(asked.backbone, more, quiet=asked.quiet) as texts:
+    found = _refused_or_absent(asked, store)
+    if found.names:
+        log.info("extending by %s", ", ".join(found.names))
+    if found.standing.new:
+        _grow(asked, store, found.standing.new)
+        found = _refused_or_absent(asked, store)
+    if found.names:
+        more = united(store.header, found.wanted)
+        new = tuple(spec for spec in more.constants if spec not in store.header.constants)
+        with class_values(asked.backbone, dataclasses.replace(more, constants=new), quiet=asked.quiet) as texts:
             store.extend(more, chunk_multiple=asked.chunk_multiple, constants=texts)
 
 
-def _grow(asked: Opening, store: FeatureStore) -> None:
-    held, table = store.header, store.table()
-    if held.dataset == asked.wanted.dataset:
-        return
-    grown = grown_table(asked.path, held, table, asked.dataset, new_samples(held, table, asked.dataset))
+def _grow(asked: Opening, store: FeatureStore, new: Sequence[int]) -> None:
+    """Let the store take in new samples; which they are is noted first, so that a repair knows the order of the rows."""
+    held = store.header
+    grown = grown_table(held, store.table(), asked.dataset, new)
+    with explained(f"write to {store.path}"):
+        note(store.notes, {"grown": {"held": held.rows, "rows": len(grown), "new": runs_of(new)}})
     store.grow(dataclasses.replace(held, rows=len(grown), dataset=asked.wanted.dataset), grown)
 
 
 def _extended_by_one(asked: Opening) -> None:
     """Let the first of several writers that come with the same wish extend the store, and the others wait for it."""
     deadline = time.monotonic() + WAIT_SECONDS
-    while _absent(asked, open_store(asked.path)):
+    while _refused_or_absent(asked, open_store(asked.path)).names:
         try:
             store = open_store(asked.path, writable=True, take_over=asked.take_over)
         except StoreBusyError:

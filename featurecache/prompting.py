@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.backbones import Backbone
+from featurecache.backbones import Backbone, TextTower
 from featurecache.casting import stored_form
 from featurecache.datasets import ImageDataset
 from featurecache.errors import BackboneError, DatasetError
-from featurecache.features import ArraySpec, Header
+from featurecache.features import OF_THE_MODEL, ArraySpec, Header
 from featurecache.progress import Bar, Stopwatch
 from featurecache.stores import ClassValues
 
@@ -51,6 +51,8 @@ def text_arrays(
 ) -> tuple[ArraySpec, ...]:
     """Return the arrays that hold what the text side says; it is asked for one class, which shows that it can speak.
 
+    Those of the model itself are float32, whatever `dtype`.
+
     Raises:
         BackboneError: it cannot, because the tokenizer is not to be had or not of this model.
     """
@@ -63,7 +65,9 @@ def text_arrays(
         raise BackboneError(f"{error} Give --prompts none to keep the features of images alone.") from error
     shapes = {name: tuple(values.shape) for name, values in sorted(probe.items())}
     count = (len(class_names), len(templates))
-    return tuple(ArraySpec(name, (*shape[:-3], *count, shape[-1]), dtype) for name, shape in shapes.items())
+    said = [ArraySpec(name, (*shape[:-3], *count, shape[-1]), dtype) for name, shape in shapes.items()]
+    space = [ArraySpec(name, tuple(values.shape), "float32") for name, values in backbone.text.space().items()]
+    return tuple(sorted([*said, *space], key=lambda spec: spec.name))
 
 
 @contextmanager
@@ -74,16 +78,25 @@ def class_values(backbone: Backbone, header: Header, *, quiet: bool) -> Iterator
     the store's dtype can hold; that names the class.
     """
     watch = Stopwatch()
+    said = [spec for spec in header.constants if spec.name not in OF_THE_MODEL]
+    of_the_model = [spec for spec in header.constants if spec.name in OF_THE_MODEL]
     with Bar("class names", len(header.class_names), 0, quiet or not header.prompts, unit="names") as bar:
 
         def values(classes: range) -> dict[str, npt.NDArray[Any]]:
             assert backbone.text is not None
             names = header.class_names[classes.start : classes.stop]
             with watch.waiting("model"):
-                found = backbone.text.features(names, header.prompts)
+                found = backbone.text.features(names, header.prompts) if said else {}
             by_class = {name: tensor.movedim(-3, 0) for name, tensor in found.items()}
-            stored = stored_form([by_class], header.constants, names, {})
+            stored = stored_form([by_class], said, names, {})
             bar.advance(len(classes), watch)
-            return {name: np.moveaxis(array[:, 0], 0, -3) for name, array in stored.items()}
+            by_class_last = {name: np.moveaxis(array[:, 0], 0, -3) for name, array in stored.items()}
+            return by_class_last | _of_the_model(backbone.text, of_the_model)
 
         yield values
+
+
+def _of_the_model(text: TextTower, specs: Sequence[ArraySpec]) -> dict[str, npt.NDArray[Any]]:
+    space = text.space() if specs else {}
+    stored = stored_form([space], specs, ["the model itself"], {})
+    return {name: array[:, 0] for name, array in stored.items()}

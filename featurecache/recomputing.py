@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from featurecache.backbones import Backbone
-from featurecache.casting import as_numbers, stored_form
+from featurecache.casting import stored_form
 from featurecache.datasets import ImageDataset
 from featurecache.decoders import Decoder, decoder_known_by
 from featurecache.devices import environment
 from featurecache.errors import StoreMismatchError
-from featurecache.features import ArraySpec, Header
+from featurecache.features import ArraySpec, Header, as_numbers
 from featurecache.progress import Stopwatch
 from featurecache.provenance import provenance
 from featurecache.requests import request_of
@@ -105,18 +105,25 @@ def largest_difference(backbone: Backbone, dataset: ImageDataset, store: Feature
 
 
 def recomputed(backbone: Backbone, dataset: ImageDataset, store: FeatureStore, samples: int) -> list[Difference]:
-    """Compute about `samples` committed rows again, of the clean view; return the difference of each, array by array."""
+    """Compute `samples` committed rows again or a few more, where there are so many, of the clean view.
+
+    Return the difference of each, array by array.
+    """
     arrays = committed_arrays(store)
     batches = sampled_batches(store, arrays, samples)
     header = store.header
     request, ids, status = request_of(header.tokens, arrays), np.asarray(dataset.table.sample_id), store.status()
+    full = {
+        rows: np.flatnonzero([str(text) in ("ok", "") for text in status[rows.start : rows.stop]]) for rows in batches
+    }
+    share = _share([len(places) for places in full.values()], samples)
     differences = []
     for rows, images, unread in decoded(
         backbone, dataset, batches, Stopwatch(), on_error="skip", decoder=decoder_known_by(header.backbone)
     ):
         outputs = [backbone.forward(images[0].to(backbone.device), request)]
         fresh = stored_form(outputs, arrays, [str(name) for name in ids[rows.start : rows.stop]], unread)
-        places = _places(status[rows.start : rows.stop], -(-samples // len(batches)))
+        places = _evenly(full[rows], share)
         places = np.setdiff1d(places, list(unread))  # an image that went bad says nothing of the backbone
         for spec in arrays:
             kept = store.read(spec.name, np.asarray(rows)[places])
@@ -151,10 +158,20 @@ def _chosen(batches: Sequence[range], samples: int) -> list[range]:
     return [batches[place] for place in places]
 
 
-def _places(status: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
-    """Return positions in a batch, evenly over the rows that hold features (a skipped row is zero in every array)."""
-    full = np.flatnonzero([str(text) in ("ok", "") for text in status])
-    return full[np.unique(np.linspace(0, len(full) - 1, count).round().astype(int))] if len(full) else full
+def _share(counts: Sequence[int], samples: int) -> int:
+    """Return how many rows of each batch make `samples`, where there are so many; batches have `counts` of them."""
+    level, left = 0, samples
+    for number, count in enumerate(sorted(counts)):
+        level = max(level, -(-left // (len(counts) - number)))
+        if count >= level:
+            break
+        left -= count
+    return level
+
+
+def _evenly(places: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Return so many of the places in a batch that hold features (a skipped row is zero in every array), evenly."""
+    return places[np.unique(np.linspace(0, len(places) - 1, count).round().astype(int))] if len(places) else places
 
 
 def _compared(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from featurecache.errors import RunError
+from featurecache.errors import FeatureCacheError, RunError, RunWriteError
 from featurecache.features import differences
 from featurecache.files import json_bytes, write_atomic
 
@@ -39,9 +40,32 @@ def is_done(folder: Path, config: Mapping[str, Any]) -> bool:
     return False
 
 
+def discard(folder: Path) -> None:
+    """Remove what a run left that was refused on the way, so that another command may have its folder."""
+    for path in list(folder.iterdir()):
+        if path.is_file():
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write the record, which is what makes a run finished; called last."""
     write_atomic(folder / RECORD, json_bytes(record))
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses while a run is written into a `RunError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FeatureCacheError):  # of the store that is read meanwhile
+            raise
+        raise RunWriteError(
+            f"cannot write the run {folder}: {error.strerror or error}. It does not count as finished: make room or "
+            "restore access, then run the same command again, which goes on."
+        ) from error
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -55,7 +79,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{folder} is not a run folder (it has no {CONFIG}). Make one with: featurecache train-head STORE --out {folder}"
         )
     if not (folder / RECORD).exists():
-        raise RunError(f"the run in {folder} did not finish. Run the same train-head command again.")
+        raise RunError(f"the run in {folder} did not finish. Run the same command again; it goes on.")
     return _read(folder / CONFIG), _read(folder / RECORD)
 
 

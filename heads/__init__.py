@@ -7,7 +7,8 @@ defaults. Where it applies it also defines `PAPER`, the source; `CONSTANTS`, the
 ("text/embedding",); and `STANDARDISED = False`, where it reads features as they are, such as CLIP's directions.
 
 The module's `forward` takes the mapping of arrays that a `FeatureBatch` carries, (B, D) or (B, T, D) each in float32, and
-returns (B, C) logits. A head that can be solved is also a `ClosedForm`; its file may define
+returns (B, C) logits. A module whose options named files has `travelling`, the options that rebuild it from its own values
+instead. A head that can be solved is also a `ClosedForm`; its file may define
 `solve_together(heads, batches)`, which solves many of them for little more than one. Parameters that require no gradient
 are not trained.
 The same heads serve cached and online training: nothing here knows where its features come from.

@@ -43,9 +43,10 @@ def refusals(name: str, spec: HeadSpec, options: Mapping[str, Any]) -> list[str]
 
 
 def save_head(folder: Path, head: nn.Module, name: str, spec: HeadSpec, options: Mapping[str, Any]) -> None:
-    """Write the head's tensors and what rebuilds it."""
+    """Write the head's tensors and what rebuilds it: without the files that options named, where the head says how."""
+    rebuilding = {**options, **getattr(head, "travelling", {})}
     facts = {
-        "head": name, "options": dict(options), "shapes": {k: list(v) for k, v in spec.shapes.items()},
+        "head": name, "options": rebuilding, "shapes": {k: list(v) for k, v in spec.shapes.items()},
         "num_classes": spec.num_classes, "task": spec.task, "combine": spec.combine,
         "standardised": bool(spec.statistics), "constants": sorted(spec.constants),
     }  # fmt: skip

@@ -3,102 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.casting import as_numbers
-from featurecache.features import ArraySpec, Header, differences
-from featurecache.reports import Table
+from featurecache.features import ArraySpec, Header, as_numbers, differences
 from featurecache.stores import FeatureStore
+from pipelines._differing import ArrayDifference, Comparison
 
 PIECE = 4096
 """Rows held at once."""
 SHOWN = 3
+GONE = ("skipped", "deleted")
 ROUNDING: Mapping[str, float] = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-22}
 """What two roundings to a dtype may set a row apart, relative to its norm."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrayDifference:
-    """How one view of one array of two stores differs, over the rows that both hold."""
-
-    array: str
-    view: int
-    rows: int
-    """Rows compared."""
-    differ: int
-    """Rows that are not equal bit for bit; of unlike dtypes, that are not equal as numbers."""
-    beyond: int
-    """Rows that differ by more than the coarser dtype's rounding."""
-    relative: float
-    """Largest difference of a row, relative to its norm."""
-    absolute: float
-    """Largest difference of one value."""
-    first: tuple[str, ...]
-    """The first samples that differ: beyond the rounding, where there are such."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """What two stores have in common, and what not."""
-
-    store: str
-    other: str
-    identity: tuple[tuple[str, Any, Any], ...]
-    """(field, here, there) wherever what made the features differs."""
-    contents: tuple[tuple[str, Any, Any], ...]
-    """(what, here, there) wherever one holds other arrays, views or rows."""
-    arrays: tuple[ArrayDifference, ...]
-
-    @property
-    def same(self) -> bool:
-        """Whether these are the same features, as far as both hold them, within the rounding of their dtype."""
-        shared = any(array.rows for array in self.arrays)
-        return shared and not self.identity and not any(array.beyond for array in self.arrays)
-
-    @property
-    def verdict(self) -> str:
-        """Return the answer in one sentence."""
-        apart = [array for array in self.arrays if array.differ]
-        more = ", though one holds more" if self.contents else ""
-        if not any(array.rows for array in self.arrays):
-            return "nothing can be compared: no array with rows that both hold"
-        if self.identity:
-            fields = ", ".join(field for field, _, _ in self.identity)
-            values = "their values are equal" if not apart else f"{len(apart)} arrays differ"
-            return f"not the same features: {fields} differ; {values}"
-        if self.same:
-            return f"the same features, {'within the rounding of their dtype' if apart else 'bit for bit'}{more}"
-        beyond = [array for array in apart if array.beyond]
-        rows = max(array.beyond for array in beyond)
-        names = sorted({array.array for array in beyond})
-        return f"made in the same way, but not the same features: {', '.join(names)} differ in up to {rows} rows"
-
-    def tables(self) -> list[Table]:
-        """Return what differs, and the verdict."""
-        columns = (self.store, self.other)
-        arrays = [(a.array, a.view, a.rows, a.differ, a.beyond, f"{a.relative:.1e}", f"{a.absolute:.3g}", ", ".join(a.first))
-                  for a in self.arrays]  # fmt: skip
-        titles = ("array", "view", "rows", "not bit for bit", "beyond rounding", "largest, relative", "value", "first")
-        shown = [(field, *map(_short, values)) for field, *values in self.identity]
-        held = [(field, *map(_short, values)) for field, *values in self.contents]
-        return [
-            Table("what made them", ("field", *columns), shown),
-            Table("what they hold", ("of", *columns), held),
-            Table("rows that both hold", titles, arrays, (self.verdict,)),
-        ]
-
-    def json(self) -> dict[str, Any]:
-        """Return everything the tables say."""
-        return {**asdict(self), "same": self.same, "verdict": self.verdict}
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def compared(store: FeatureStore, other: FeatureStore) -> Comparison:
@@ -110,11 +29,15 @@ def compared(store: FeatureStore, other: FeatureStore) -> Comparison:
         for view in range(min(store.header.views, other.header.views))
     ]  # fmt: skip
     arrays = [_array(store, other, mine, their, view, ours, theirs) for mine, their, view in pairs]
+    made = differences(_made_by(store.header), _made_by(other.header))
+    # which samples a data set has is what a store holds of it, and decides its fingerprint
+    whole = len(ours) == store.header.rows == other.header.rows
+    of_samples = [one for one in made if one[0].startswith("data.") and not whole]
     return Comparison(
         store=str(store.path),
         other=str(other.path),
-        identity=tuple(differences(_made_by(store.header), _made_by(other.header))),
-        contents=(*_held(store, other), *_shapes(pairs), *_rows(store, other, len(ours))),
+        identity=tuple(one for one in made if one not in of_samples),
+        contents=(*_held(store, other), *_shapes(pairs), *of_samples, *_rows(store, other, ours, theirs)),
         arrays=tuple(array for array in arrays if array is not None),
     )
 
@@ -152,19 +75,33 @@ def _shapes(pairs: Sequence[tuple[ArraySpec, ArraySpec, int]]) -> list[tuple[str
     ]
 
 
-def _rows(store: FeatureStore, other: FeatureStore, shared: int) -> list[tuple[str, Any, Any]]:
-    """Return what is to be said of rows that only one holds, or does not hold yet, or skips."""
+def _rows(
+    store: FeatureStore, other: FeatureStore, ours: npt.NDArray[np.int64], theirs: npt.NDArray[np.int64]
+) -> list[tuple[str, Any, Any]]:
+    """Return what is to be said of rows that only one holds, does not hold yet, skips or has deleted, and of their order."""
     found: list[tuple[str, Any, Any]] = []
-    if not shared == store.header.rows == other.header.rows:
-        found.append(("rows that the other has not", store.header.rows - shared, other.header.rows - shared))
+    alone = [_alone(store, ours), _alone(other, theirs)]
+    if any(alone):
+        found.append(("rows that the other has not", alone[0] or "0", alone[1] or "0"))
+    if len(theirs) and (np.diff(theirs) < 0).any():
+        found.append(("order of the rows", "its own", "another; rows are joined by sample id"))
+    targets = [np.asarray(one.table().target)[rows] for one, rows in ((store, ours), (other, theirs))]
+    if targets[0].shape != targets[1].shape or not np.array_equal(*targets, equal_nan=targets[0].dtype.kind == "f"):
+        found.append(("labels of the samples that both have", "its own", "others"))
     counts = [
-        (sum(map(len, s.missing())), int(sum(str(text).startswith("skipped") for text in s.status())))
+        (sum(map(len, s.missing())), *(int(sum(str(text).startswith(kind) for text in s.status())) for kind in GONE))
         for s in (store, other)
     ]
-    for what, here, there in zip(("rows not committed", "rows skipped"), *counts, strict=True):
+    for what, here, there in zip(("rows not committed", "rows skipped", "rows deleted"), *counts, strict=True):
         if here != there:
             found.append((what, here, there))
     return found
+
+
+def _alone(store: FeatureStore, shared: npt.NDArray[np.int64]) -> str:
+    """Return how many rows a store has besides the shared ones, and the first of them; "" for none."""
+    rows = np.setdiff1d(np.arange(store.header.rows), shared)
+    return f"{len(rows)}, the first is {str(store.table().sample_id[int(rows[0])])!r}" if len(rows) else ""
 
 
 def _joined(store: FeatureStore, other: FeatureStore) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -188,6 +125,7 @@ def _array(
     apart: list[npt.NDArray[np.int64]] = []
     beyond: list[npt.NDArray[np.int64]] = []
     relative = absolute = 0.0
+    worst, ids = "", store.table().sample_id
     for start in range(0, len(ours), PIECE):
         rows = ours[start : start + PIECE]
         one = store.read(mine.name, rows, view)
@@ -195,18 +133,20 @@ def _array(
         by_row, largest, unlike = _distances(one, mine, two, their)
         apart.append(rows[unlike])
         beyond.append(rows[by_row > bound])
-        relative, absolute = max(relative, float(by_row.max())), max(absolute, largest)
+        if by_row.max() > relative:
+            relative, worst = float(by_row.max()), str(ids[rows[int(by_row.argmax())]])
+        absolute = max(absolute, largest)
     differing, far = (np.concatenate(found) if found else np.empty(0, np.int64) for found in (apart, beyond))
-    ids = store.table().sample_id
     first = tuple(str(ids[row]) for row in (far if len(far) else differing)[:SHOWN])
     return ArrayDifference(
         array=mine.name, view=view, rows=len(ours), differ=len(differing), beyond=len(far), relative=relative,
-        absolute=absolute, first=first,
+        absolute=absolute, first=first, worst=worst,
     )  # fmt: skip
 
 
 def _committed(store: FeatureStore, array: str, view: int) -> npt.NDArray[np.bool_]:
-    there = np.ones(store.header.rows, bool)
+    """Return (N,) which rows can be compared: deleted ones are zero."""
+    there = store.status([array], [view]) != "deleted"
     for gap in store.missing([array], [view]):
         there[gap.start : gap.stop] = False
     return there

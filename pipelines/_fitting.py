@@ -8,29 +8,27 @@ one head, and what was best is kept of both.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from featurecache.checks import check
 from featurecache.features import FeatureBatch, Task
-from featurecache.metrics import primary, score
+from featurecache.metrics import primary
 from featurecache.progress import Bar, Stopwatch
 from featurecache.seeding import seed_of
 from featurecache.sources import FeatureSource, Order, TrainedSource
+from pipelines._judging import Standing, judged
 from pipelines._optimizers import Rule, grouped_optimizer, optimizer_of, set_rates
+from pipelines._outputs import EVALUATION_BATCH, on_device
 from pipelines._resuming import Checkpoint
 from pipelines._schedules import Schedule, learning_rates
 from pipelines._stack import Member, Stack, set_random_state, stacked
 from pipelines.objectives import Objective
-
-EVALUATION_BATCH = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,17 +204,16 @@ class _Training:
     def _judge(self) -> None:
         """Note where every head stands, and keep the values of those that are better than ever."""
         self._set_training(False)
-        judged: list[list[tuple[float, ...]]] = [[()] * len(stack) for stack, _ in self.stacks]
-        if self.validation is not None and len(self.validation):
-            models = [stack for stack, _ in self.stacks]
-            found, targets = outputs_of_all(models, self.validation, self.recipe.device, self.recipe.evaluation_batch)
-            judged = [[score(one.numpy(), np.asarray(targets), self.task) for one in logits] for logits in found]
-        for (stack, numbers), values, total in zip(self.stacks, judged, self.totals, strict=True):
+        stacks, recipe = [stack for stack, _ in self.stacks], self.recipe
+        standings = judged(
+            stacks, [len(stack) for stack in stacks], self.validation, self.task, recipe.device, recipe.evaluation_batch
+        )
+        for (stack, numbers), values, total in zip(self.stacks, standings, self.totals, strict=True):
             losses = (total / max(1, len(self.train))).tolist()
             for place, number in enumerate(numbers):
                 self._note(stack, place, number, values[place], losses[place])
 
-    def _note(self, stack: Stack, place: int, number: int, value: tuple[float, ...], loss: float) -> None:
+    def _note(self, stack: Stack, place: int, number: int, value: Standing, loss: float) -> None:
         member = self.members[number]
         if member.diverged:
             return
@@ -245,42 +242,3 @@ def _losses(objective: Objective) -> Callable[[Tensor, FeatureBatch], Tensor]:
         return torch.vmap(lambda one: objective({"logits": one}, batch).total)(logits)
 
     return losses
-
-
-def on_device(batch: FeatureBatch, device: str) -> FeatureBatch:
-    """Return the batch with its tensors on `device`."""
-    if device == "cpu":
-        return batch
-    arrays = {name: values.to(device, non_blocking=True) for name, values in batch.arrays.items()}
-    return replace(batch, arrays=arrays, targets=batch.targets.to(device, non_blocking=True))
-
-
-Model = Callable[[Mapping[str, Tensor]], Tensor]
-"""A head, or a stack of heads."""
-
-
-def outputs_of_all(
-    models: Sequence[Model], source: FeatureSource, device: str, batch_size: int = EVALUATION_BATCH
-) -> tuple[list[Tensor], Tensor]:
-    """Return the (..., N, C) logits of every model over a source that is read once, and the (N, ...) targets, on the CPU."""
-    whole: list[Tensor] = []
-    targets: Any = None
-    row = 0
-    with torch.inference_mode():
-        for batch in source.batches(batch_size):
-            batch = on_device(batch, device)
-            said = [model(batch.arrays).float().cpu() for model in models]
-            if targets is None:
-                whole = [one.new_empty(*one.shape[:-2], len(source), one.shape[-1]) for one in said]
-                targets = batch.targets.cpu().new_empty(len(source), *batch.targets.shape[1:])
-            for all_rows, one in zip(whole, said, strict=True):
-                all_rows[..., row : row + len(batch), :] = one
-            targets[row : row + len(batch)] = batch.targets.cpu()
-            row += len(batch)
-    return whole, targets
-
-
-def outputs_of(model: Model, source: FeatureSource, device: str) -> tuple[Tensor, Tensor]:
-    """Return (..., N, C) logits of a head or a stack over a source, with the (N, ...) targets, on the CPU."""
-    (logits,), targets = outputs_of_all([model], source, device)
-    return logits, targets

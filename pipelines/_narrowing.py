@@ -13,8 +13,8 @@ import torch
 
 from featurecache.casting import stored_form
 from featurecache.errors import StoreContentsError, StoreError
-from featurecache.features import ArraySpec, Header
-from featurecache.stores import FeatureStore, Taken, open_store, store_exists, write_store
+from featurecache.features import OF_THE_MODEL, ArraySpec, Header
+from featurecache.stores import FeatureStore, Taken, of_classes, open_store, store_exists, write_store
 
 BLOCK = 4096
 
@@ -45,7 +45,11 @@ def narrow(source: FeatureStore, out: Path, dtype: str) -> bool:
         names = header.class_names[classes.start : classes.stop]
         made = {}
         for spec in header.constants:
-            values = np.moveaxis(source.constant(spec.name)[..., classes.start : classes.stop, :, :], -3, 0)
+            whole = source.constant(spec.name)
+            if spec.name in OF_THE_MODEL:
+                made[spec.name] = whole
+                continue
+            values = np.moveaxis(of_classes(spec, whole, classes), -3, 0)
             made[spec.name] = np.moveaxis(_cast(values[:, None], spec, names, {})[:, 0], 0, -3)
         return made
 
@@ -58,7 +62,7 @@ def narrow(source: FeatureStore, out: Path, dtype: str) -> bool:
 
 def _in_dtype(header: Header, dtype: str) -> Header:
     def changed(specs: Sequence[ArraySpec]) -> tuple[ArraySpec, ...]:
-        return tuple(replace(spec, dtype=dtype) for spec in specs)
+        return tuple(spec if spec.name in OF_THE_MODEL else replace(spec, dtype=dtype) for spec in specs)
 
     return replace(header, arrays=changed(header.arrays), constants=changed(header.constants))
 

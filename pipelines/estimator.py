@@ -28,14 +28,14 @@ from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
 from pipelines._arrays import select_arrays
-from pipelines._fitting import Recipe, fit, outputs_of
+from pipelines._fitting import Recipe, fit
 from pipelines._in_memory import InMemory
+from pipelines._outputs import outputs_of
 from pipelines._rows import labelled_rows, trainable
 from pipelines._stack import Member
+from pipelines._training import LEAST_EPOCHS, LEAST_STEPS, SOLVING_BATCH
 from pipelines.objectives.cross_entropy import build as cross_entropy
 
-LEAST_EPOCHS, LEAST_STEPS = 50, 1000
-"""Of a training whose length nobody said, as of the verb `train-head`."""
 ONLY = "embedding"
 """Name of an array that is given without one."""
 
@@ -160,10 +160,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             spec = replace(spec, statistics=train.statistics())
         torch.manual_seed(self.seed)
         head = build_head(self.head, spec, options)
-        self.chosen_ = head.solve(train.walk(4096)) if isinstance(head, ClosedForm) else {}
+        member = Member(head, self.lr or room.LEARNING_RATE or 0.0, self.weight_decay, None, torch.get_rng_state())
+        self.chosen_ = head.solve(train.walk(SOLVING_BATCH)) if isinstance(head, ClosedForm) else {}
         steps = math.ceil(len(train) / self.batch_size)
         epochs = max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps)) if self.epochs is None else self.epochs
-        member = Member(head, self.lr or room.LEARNING_RATE or 0.0, self.weight_decay)
         recipe = Recipe(epochs=epochs, batch_size=self.batch_size, data_seed=self.seed, device=self.device)
         fit([member], train, validation, cross_entropy("classification").to(self.device), recipe, "classification")
         self.head_: nn.Module = head

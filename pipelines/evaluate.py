@@ -17,9 +17,10 @@ from featurecache.devices import resolve_device
 from featurecache.files import json_bytes, write_atomic, write_whole
 from featurecache.reports import Table
 from featurecache.runs import read_run
+from featurecache.stores import explained
 from heads._checkpoint import load_head
+from pipelines._elsewhere import Judged, Split, from_data, from_store, is_a_store, measured
 from pipelines._evaluation import prediction_table
-from pipelines._judging import Judged, Split, from_data, from_store, is_a_store, measured
 from pipelines._predictor import Predictor
 
 
@@ -162,10 +163,12 @@ def _lines(test: str, judged: Judged) -> pa.Table:
 
 
 def _write(config: EvaluateConfig, report: Evaluation, tables: Sequence[pa.Table]) -> None:
-    for path in filter(None, (config.out, config.predictions)):
-        path.parent.mkdir(parents=True, exist_ok=True)
     if config.out is not None:
-        write_atomic(config.out, report.csv() if config.out.suffix == ".csv" else json_bytes(report.json()))
+        with explained(f"write {config.out}"):
+            config.out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(config.out, report.csv() if config.out.suffix == ".csv" else json_bytes(report.json()))
     if config.predictions is not None:
         whole = pa.concat_tables(tables, promote_options="default")
-        write_whole(config.predictions, lambda path: pa.parquet.write_table(whole, path))
+        with explained(f"write {config.predictions}"):
+            config.predictions.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(config.predictions, lambda temporary: pa.parquet.write_table(whole, temporary))

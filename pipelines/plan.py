@@ -23,10 +23,11 @@ from featurecache.backbones import Backbone
 from featurecache.checks import check
 from featurecache.datasets import ImageDataset, RowTable
 from featurecache.features import Header
-from featurecache.growing import Picked
+from featurecache.growing import Picked, grown_table
+from featurecache.opening import absent
 from featurecache.reports import Table
 from featurecache.sources.images import grid
-from featurecache.stores import create_store, lacking, open_store, planned_bytes, united
+from featurecache.stores import create_store, open_store, planned_bytes, united
 from save_features import SaveFeaturesConfig, Work, save_features, work_of
 
 SCORED_ROWS, TRIED_TEXTS = 2048, 64
@@ -106,7 +107,7 @@ def run(config: PlanConfig) -> Plan:
     started = time.perf_counter()
     work = work_of(config)
     starting = time.perf_counter() - started
-    whole, lacked, left = _left(config.out, work)
+    whole, lacked, left, table = _left(config.out, work)
     fixed, rate = _tried(work, lacked, config) if left else (0.0, 0.0)
     seconds = {"start": starting, "features": fixed + left / rate if left else 0.0}
     if lacked.constants:
@@ -117,7 +118,7 @@ def run(config: PlanConfig) -> Plan:
         out=config.out,
         rows=whole.rows,
         rows_left=left,
-        arrays=planned_bytes(config.out, whole, work.dataset.table, chunk_multiple=config.batch_size),
+        arrays=planned_bytes(config.out, whole, table, chunk_multiple=config.batch_size),
         shapes={spec.name: spec.tail for spec in (*whole.arrays, *whole.constants)},
         seconds=seconds,
         rows_per_second=rate,
@@ -126,29 +127,32 @@ def run(config: PlanConfig) -> Plan:
     )
 
 
-def _left(out: Path, work: Work) -> tuple[Header, Header, int]:
-    """Return the header of the finished store, that of what is still to be computed, and of how many rows.
+def _left(out: Path, work: Work) -> tuple[Header, Header, int, RowTable]:
+    """Return the header of the finished store, that of what is still to be computed, of how many rows, and all rows.
 
     Raises:
         StoreMismatchError: a store of other features is there.
     """
-    wanted = work.wanted
     if work.held is None:
-        return wanted, wanted, wanted.rows
+        return work.wanted, work.wanted, work.wanted.rows, work.dataset.table
     store = open_store(out)
     try:
-        absent = set(lacking(out, store.header, wanted))
-        arrays = tuple(spec for spec in wanted.arrays if spec.name in absent)
+        found = absent(out, store, work.dataset, work.wanted)
+        new, names = found.standing.new, set(found.names)
+        table = grown_table(store.header, store.table(), work.dataset, new)
+        wanted = dataclasses.replace(found.wanted, rows=len(table))
+        everything = dataclasses.replace(united(store.header, wanted), rows=len(table))
+        arrays = tuple(spec for spec in wanted.arrays if spec.name in names)
         views = 0 if arrays or not store.finished else wanted.views - store.header.views
         lacked = dataclasses.replace(
             wanted,
-            arrays=arrays if arrays and store.finished else wanted.arrays,
-            constants=tuple(spec for spec in wanted.constants if spec.name in absent),
+            arrays=arrays if arrays and store.finished else everything.arrays if new else wanted.arrays,
+            constants=tuple(spec for spec in wanted.constants if spec.name in names),
             views=views if views > 0 else wanted.views,
         )
         more_rows = bool(arrays) or wanted.views > store.header.views
-        left = wanted.rows if more_rows else sum(map(len, store.missing()))
-        return united(store.header, wanted), lacked, left
+        left = len(table) if more_rows else sum(map(len, store.missing())) + len(new)
+        return everything, lacked, left, table
     finally:
         store.close()
 

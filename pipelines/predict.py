@@ -11,6 +11,7 @@ from typing import Any, Literal
 from featurecache.checks import check
 from featurecache.files import write_atomic
 from featurecache.reports import Table
+from featurecache.stores import explained
 from pipelines._predictor import Prediction as Prediction
 from pipelines._predictor import Predictor as Predictor
 
@@ -92,6 +93,7 @@ def run(config: PredictConfig) -> Predictions:
     found = predictor.predict(config.inputs, config.topk, batch_size=config.batch_size, on_error=config.on_error)
     report = Predictions(found, config.out)
     if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(config.out, report.csv())
+        with explained(f"write {config.out}"):
+            config.out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(config.out, report.csv())
     return report

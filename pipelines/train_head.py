@@ -5,100 +5,50 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
+import numpy as np
 
 from featurecache.checks import check
 from featurecache.devices import environment, resolve_device
+from featurecache.errors import FeatureCacheError, RunWriteError, StoreNotFoundError
+from featurecache.features import Task
 from featurecache.files import write_atomic
 from featurecache.metrics import primary
 from featurecache.places import Place
 from featurecache.provenance import provenance
 from featurecache.reports import Table
-from featurecache.runs import is_done, read_run, write_record
-from featurecache.sources import FeatureSource, Order
+from featurecache.runs import discard, is_done, read_run, write_record, writing
 from featurecache.sources.cached import CachedSource
-from featurecache.sources.staged import staged
-from featurecache.stores import FeatureStore, open_store
-from heads import HEADS, ClosedForm, HeadSpec
-from heads._checkpoint import build_head, refusals, save_head
-from pipelines._arrays import select_arrays
+from featurecache.stores import FeatureStore, open_store, store_exists
+from heads._checkpoint import save_head
+from pipelines._cells import Cell, cells_of
 from pipelines._evaluation import evaluate, write_predictions
-from pipelines._fitting import Recipe, fit
-from pipelines._optimizers import Rule
-from pipelines._rows import class_weights, labelled_rows, trainable
+from pipelines._rows import labelled_rows, trainable
+from pipelines._selection import as_csv, selected, sweep_rows
 from pipelines._stack import Member
-from pipelines.objectives.cross_entropy import build as cross_entropy
+from pipelines._training import Problem, Trained, Training, learn, of_arrays, problems_of, standardises, train_cells
 
-LEAST_EPOCHS, LEAST_STEPS = 50, 1000
-"""Of a training whose length nobody said: few rows make few steps an epoch, and a head that is far from its optimum."""
+CHECKPOINT = "checkpoint.pt"
+SHOWN = 10
+"""Lines of a sweep that are shown; all of them are in sweep.csv."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainHeadConfig:
+class TrainHeadConfig(Training):
     """Train a light head on cached features; no image is read and no backbone is built."""
 
     store: Place
     """Store written by extract-features; s3://bucket/x.zarr and the like are read where they lie."""
     out: Path
     """Run folder to write."""
-    head: str = "linear"
-    """Which head to train; `featurecache list heads` names them."""
-    layers: str | None = None
-    """Layers the head reads: last, an index, indices such as 0,3,6-11, embedding, mean, or concat; default: the head's own."""
-    tokens: str = "auto"
-    """Kinds of token joined by +, of those in the store; auto is cls, else mean."""
-    head_option: Mapping[str, Any] = field(default_factory=dict)
-    """Option of the head k=v, e.g. start=published; may be given several times."""
-    epochs: int | None = None
-    """Passes over the training rows; default: as many as make 1000 steps, but at least 50."""
-    lr: float | None = None
-    """Learning rate at the start; default: the head's own."""
-    weight_decay: float = 0.01
-    """Decay of the values, decoupled from the gradient under adamw."""
-    batch_size: int = 256
-    """Rows a step."""
-    optimizer: Rule = "adamw"
-    """Rule of the steps."""
-    momentum: float = 0.9
-    """Momentum of sgd."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate over the steps: half a cosine down to zero, or constant."""
-    label_smoothing: float = 0.0
-    """Share of each label that is spread over all classes."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """balanced: weigh classes by the inverse of their frequency among the training rows."""
-    standardise: bool = True
-    """Subtract the mean of the training rows and divide by their standard deviation, feature by feature."""
-    views: Literal["all", "clean"] = "all"
-    """Views that training draws from, one a row and step, where the store has several; measuring uses the clean one."""
-    order: Literal["auto", "shuffled", "blocks"] = "auto"
-    """Order of the rows: a new permutation every epoch, or permuted blocks for stores larger than memory; auto decides by size."""
-    seed: int = 0
-    """Seed of the head's start and of dropout."""
-    data_seed: int = 0
-    """Seed of the row order."""
-    device: str = "cpu"
-    """Device to train on: cpu, cuda, cuda:1, auto."""
-    quiet: bool = False
-    """Show no progress."""
-
-    def __post_init__(self) -> None:
-        check(
-            (self.epochs is None or self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
-            (self.lr is None or 0 < self.lr < math.inf, f"lr must be positive and finite, got {self.lr}"),
-            (
-                0 <= self.weight_decay < math.inf,
-                f"weight_decay must be finite and not negative, got {self.weight_decay}",
-            ),
-            (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
-            (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
-            (0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {self.label_smoothing}"),
-        )
+    sweep: Mapping[str, Any] = field(default_factory=dict)
+    """Train one head for every combination from one read, and keep the best on validation: NAME=V1,V2 or FIRST..LAST/COUNT of lr, wd, layer (each: one after the other), token, seed, head, or an option of the head; | where a value has commas; may be given several times."""
+    refit: bool = False
+    """Train what validation chose once more on the rows of train and val together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +67,7 @@ class TrainReport:
         rows = [(split, *(_shown(found[name]) for name in names)) for split, found in metrics.items()]
         notes = [f"{self.folder}: " + ("this run is there already: nothing to do" if self.repeated else self._cost())]
         title = f"{self.record['head']} on {', '.join(_ends(self.record['arrays']))} (95 % intervals)"
-        return [Table(title, ("split", *names), rows, notes)]
+        return [*_sweep_tables(self.record), Table(title, ("split", *names), rows, notes)]
 
     def _cost(self) -> str:
         record = self.record
@@ -133,6 +83,31 @@ class TrainReport:
         return {"run": str(self.folder), **self.record}
 
 
+def _sweep_tables(record: Mapping[str, Any]) -> list[Table]:
+    """Return the best cells of a sweep, and the repetitions of the chosen setting where it has several seeds."""
+    if "sweep" not in record:
+        return []
+    lines, metric = record["sweep"]["cells"], record["selected_by"].replace(" ", "_")
+    alive = sorted((line for line in lines if line[metric] is not None), key=lambda line: -line[metric])
+    left_out = ("parameters", "trained_parameters", "diverged_in_epoch", "arrays")
+    columns = [name for name in lines[0] if name not in left_out]
+    rows = [tuple(_cell_text(line.get(name)) for name in columns) for line in alive[:SHOWN]]
+    notes = [f"{len(lines)} cells, all of them in sweep.csv; chosen on validation"]
+    diverged = sum(line["diverged_in_epoch"] is not None for line in lines)
+    notes += [f"{diverged} of them diverged"] if diverged else []
+    tables = [Table("sweep", tuple(columns), rows, notes)]
+    repeated = record["sweep"]["repetitions"]
+    values = [one[f"test_{metric.removeprefix('val_')}"] for one in repeated]
+    if len(values) > 1 and None not in values:
+        said = f"{np.mean(values):.4f} +- {np.std(values, ddof=1):.4f} over {len(values)} seeds (mean, deviation)"
+        tables.append(Table("", (), (), [f"test {metric.removeprefix('val_')} of the chosen setting: {said}"]))
+    return tables
+
+
+def _cell_text(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _shown(measured: Mapping[str, float | None]) -> str:
     value, low, high = (
         float("nan") if v is None else v for v in (measured["value"], measured["low"], measured["high"])
@@ -145,129 +120,175 @@ def _ends(arrays: list[str]) -> list[str]:
 
 
 def run(config: TrainHeadConfig) -> TrainReport:
-    """Train, or say that this very run is there already.
+    """Train, or say that this very run is there already; one that was stopped goes on.
 
     Raises:
         UnknownNameError, ConfigError, StoreContentsError: refused before anything is written, all problems at once.
-        RunError: `out` holds another run; names what differs.
+        RunError: `out` holds another run (names what differs), or the loss ceased to be a number.
     """
-    store, room = open_store(config.store), HEADS.load(config.head)
-    config = replace(
-        config,
-        lr=config.lr or room.LEARNING_RATE or None,  # a head that is only solved has no rate
-        device=str(resolve_device(config.device)),
-    )
+    store = open_store(config.store)
+    config = replace(config, device=str(resolve_device(config.device)))
     plan = planned(store, config)
-    if config.epochs is None:
-        steps = math.ceil(len(plan.sources["train"]) / config.batch_size)
-        config = replace(config, epochs=max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps)))
-    asked = {name: value for name, value in asdict(config).items() if name not in ("out", "quiet", "layers", "tokens")}
-    wanted = {
-        **asked, "store": str(config.store), "arrays": list(plan.spec.shapes), "combine": plan.spec.combine,
-        "features": {"backbone": dict(store.header.backbone), "data": dict(store.header.dataset)},
-    }  # fmt: skip
-    if is_done(config.out, wanted):
+    first = plan.cells[0]
+    if not config.sweep:
+        config = replace(config, lr=first.lr or None, standardise=standardises(first, config))
+    config = replace(config, epochs=config.passes(len(plan.sources["train"])))
+    if is_done(config.out, _wanted(store, plan, config)):
         return TrainReport(config.out, read_run(config.out)[1], repeated=True)
-    return train_head(store, plan, config)
+    try:
+        with writing(config.out):
+            return train_head(store, plan, config)
+    except RunWriteError:  # there is no room for it now: what is there goes on later
+        raise
+    except FeatureCacheError:
+        discard(config.out)
+        raise
+
+
+def _wanted(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> dict[str, Any]:
+    """Return what makes this run this run."""
+    unsaid = [
+        "out",
+        "quiet",
+        "layers",
+        "tokens",
+        *(() if config.sweep else ("sweep",)),
+        *(() if config.refit else ("refit",)),
+    ]
+    asked = {name: value for name, value in asdict(config).items() if name not in unsaid}
+    return {
+        **asked, "store": str(config.store), "arrays": list(plan.arrays), "combine": plan.cells[0].combine,
+        "features": {"backbone": dict(store.header.backbone), "data": dict(store.header.dataset)},
+        **({"cells": [dict(cell.named) for cell in plan.cells]} if config.sweep else {}),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Plan:
-    """What a run trains on, and what its head is built for."""
+    """What a run trains on, and what it trains."""
 
     sources: Mapping[str, CachedSource]
-    """Split -> its labelled rows."""
-    spec: HeadSpec
-    """Still without statistics, which cost a pass over the rows."""
+    """Split -> its labelled rows, with the arrays of all cells."""
+    cells: Sequence[Cell]
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Arrays that some cell reads."""
+        return self.sources["train"].arrays
 
 
 def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
     """Return what the config asks of the store; nothing is written, and only the row table is read.
 
     Raises:
-        ConfigError: lists every reason why the head cannot be built, or has nothing to learn from.
-        StoreContentsError: the store is unfinished, or lacks what the head is to read.
+        ConfigError: lists every reason why the heads cannot be built, or have nothing to learn from.
+        StoreContentsError: the store is unfinished, or lacks what a head is to read.
     """
     header = store.header
-    arrays, combine = select_arrays(header, HEADS.load(config.head).CONSUMES, config.layers, config.tokens)
+    cells = cells_of(config.settings(), config.sweep, header)
+    arrays = list(dict.fromkeys(name for cell in cells for name in cell.arrays))
     drawn = {"train": header.views if config.views == "all" else 1}
     sources = {
         split: CachedSource(store, arrays, labelled_rows(store, split), views=drawn.get(split, 1))
         for split in ("train", "val", "test")
     }
-    spec = HeadSpec(
-        shapes={name: header.array(name).tail for name in arrays},
-        num_classes=max(1, len(header.class_names)),
-        task=header.task,
-        combine=combine,
-    )
-    classes = header.task == "classification"
-    need = f"classes, but {store.path} holds a {header.task} task"
+    problem = Problem.of(sources["train"])
+    problems = problems_of(cells, problem, config)
+    learns = bool(problems) or learn(cells, problem)
+    choosing = len({cell.setting for cell in cells}) > 1
     check(
-        *trainable(sources["train"]),
-        (classes or config.class_weights == "none", f"class_weights {config.class_weights} needs {need}"),
-        (classes or not config.label_smoothing, f"label_smoothing needs {need}"),
-        *((False, problem) for problem in refusals(config.head, spec, config.head_option)),
+        *(trainable(sources["train"]) if learns else ()),
+        *((False, problem) for problem in problems),
+        (
+            not choosing or len(sources["val"]) > 0,
+            f"a sweep chooses on validation rows, and {store.path} has none. Give the data a val split, or no sweep",
+        ),
+        (not config.refit or len(sources["val"]) > 0, f"refit adds the validation rows, and {store.path} has none"),
     )
-    return Plan(sources=sources, spec=spec)
+    return Plan(sources=sources, cells=cells)
 
 
 def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> TrainReport:
-    """Train one head on the training rows, keep the values that are best on validation, measure validation and test."""
-    started, task, sources = time.perf_counter(), store.header.task, plan.sources
-    train = sources["train"]
-    spec = replace(plan.spec, statistics=train.statistics()) if config.standardise else plan.spec
-    weights = class_weights(train) if config.class_weights == "balanced" else None
-    objective = cross_entropy(task, label_smoothing=config.label_smoothing, class_weights=weights).to(config.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        head = build_head(config.head, spec, config.head_option)
-        chosen = head.solve(train.walk(4096)) if isinstance(head, ClosedForm) else {}
-        member = Member(head, config.lr or 0.0, config.weight_decay)
-        feeds: Mapping[str, FeatureSource] = {"train": train, "val": sources["val"]}
-        if config.epochs and any(p.requires_grad for p in head.parameters()):
-            feeds = staged({"train": train, "val": sources["val"]}, config.device)
-        fit([member], feeds["train"], feeds["val"], objective, _recipe(config, train), task)
-    metrics = {}
-    for split in ("val", "test"):
-        if len(sources[split]):
-            metrics[split], logits = evaluate(head, sources[split], task, config.device)
-            write_predictions(config.out, sources[split], logits)
-    save_head(config.out, head, config.head, spec, config.head_option)
-    _write_history(config.out, member)
-    trained = [p.numel() for p in head.parameters() if p.requires_grad]
+    """Train on the training rows, keep what is best on validation, measure validation and test."""
+    started, task, sources, origin = time.perf_counter(), store.header.task, plan.sources, _origin(store)
+    trained = train_cells(plan.cells, sources["train"], sources["val"], config, checkpoint=config.out / CHECKPOINT)
+    chosen = selected(trained)
+    best = chosen[0]
+    held = {split: of_arrays(sources[split], best.cell.arrays) for split in ("val", "test")}
+    metrics = {"val": evaluate(best.head, held["val"], task, config.device)[0]} if len(held["val"]) else {}
+    final = _refitted(best, store, sources, config) if config.refit else best
+    last = "test" if len(held["test"]) else "val"
+    if len(held[last]):
+        metrics[last], logits = evaluate(final.head, held[last], task, config.device)
+        write_predictions(config.out, held[last], logits)
+    save_head(config.out, final.head, final.cell.head, final.spec, final.cell.options)
+    _write_history(config.out, best.member)
+    parameters, trained_parameters = final.parameters
     record = {
-        "head": config.head, "arrays": list(spec.shapes), "combine": spec.combine, "task": task,
+        "head": best.cell.head, "arrays": list(best.spec.shapes), "combine": best.spec.combine, "task": task,
         "class_names": list(store.header.class_names), "metrics": metrics, "selected_by": f"val {primary(task)}",
-        "best_epoch": member.best_epoch, "epochs": config.epochs, "closed_form": chosen,
-        "parameters": sum(p.numel() for p in head.parameters()), "trained_parameters": sum(trained),
-        "rows": {split: len(source) for split, source in sources.items()}, "features": _origin(store, list(spec.shapes)),
-        "environment": environment(), "seconds": time.perf_counter() - started,
+        "best_epoch": best.member.best_epoch, "epochs": config.epochs, "closed_form": dict(final.solved),
+        "parameters": parameters, "trained_parameters": trained_parameters,
+        "rows": {split: len(source) for split, source in sources.items()},
+        "features": {**origin, "arrays": [asdict(store.header.array(name)) for name in best.spec.shapes]}, "environment": environment(),
+        **_of_sweep(trained, chosen, sources["test"], task, config), "seconds": time.perf_counter() - started,
     }  # fmt: skip
     write_record(config.out, record)
     return TrainReport(config.out, record)
 
 
-def _origin(store: FeatureStore, arrays: list[str]) -> dict[str, Any]:
-    """Return what the features are, and what builds their backbone again ({} where nothing was noted)."""
+def _refitted(
+    best: Trained, store: FeatureStore, sources: Mapping[str, CachedSource], config: TrainHeadConfig
+) -> Trained:
+    """Return the chosen cell, trained on train and val for as many epochs as were best."""
+    rows = np.union1d(sources["train"].rows, sources["val"].rows)
+    both = CachedSource(store, best.cell.arrays, rows, views=sources["train"].views)
+    (again,) = train_cells([best.cell], both, None, replace(config, epochs=best.member.best_epoch))
+    return selected([again])[0]
+
+
+def _of_sweep(
+    trained: Sequence[Trained], chosen: Sequence[Trained], test: CachedSource, task: Task, config: TrainHeadConfig
+) -> dict[str, Any]:
+    """Write every line of a sweep; return what the record says of it, with the test metric of every repetition."""
+    if not config.sweep:
+        return {}
+    lines = sweep_rows(trained, chosen, task)
+    write_atomic(config.out / "sweep.csv", as_csv(lines))
+    repeated = []
+    for one in chosen:
+        found = evaluate(one.head, of_arrays(test, one.cell.arrays), task, config.device)[0] if len(test) else {}
+        repeated.append({
+            "seed": one.cell.seed, f"val_{primary(task)}": one.member.best[0] if len(one.member.best) == 2 else None,
+            f"test_{primary(task)}": found[primary(task)]["value"] if found else None,
+        })  # fmt: skip
+    return {
+        "sweep": {
+            "setting": dict(chosen[0].cell.setting),
+            "repetitions": repeated,
+            "refit": config.refit,
+            "cells": lines,
+        }
+    }
+
+
+def _origin(store: FeatureStore) -> dict[str, Any]:
+    """Return what the features are, and what builds their backbone again ({} where nothing was noted).
+
+    Raises:
+        StoreNotFoundError: the store is not there any more.
+    """
+    if not store_exists(store.path):  # a run that does not know its backbone can predict nothing
+        raise StoreNotFoundError(f"{store.path} was removed before the run began.")
     header = store.header
     origin = next((dict(line["origin"]) for line in provenance(store.notes) if "origin" in line), {})
     return {
         "backbone": dict(header.backbone), "data": dict(header.dataset), "origin": origin,
-        "tokens": list(header.tokens), "arrays": [asdict(header.array(name)) for name in arrays],
+        "tokens": list(header.tokens),
     }  # fmt: skip
 
 
-def _recipe(config: TrainHeadConfig, train: CachedSource) -> Recipe:
-    order: Order = config.order if config.order != "auto" else ("shuffled" if train.fits_memory() else "blocks")
-    assert config.epochs is not None, "resolved by run"
-    return Recipe(
-        epochs=config.epochs, batch_size=config.batch_size, optimizer=config.optimizer, momentum=config.momentum,
-        schedule=config.schedule, order=order, data_seed=config.data_seed, device=config.device, quiet=config.quiet,
-    )  # fmt: skip
-
-
 def _write_history(folder: Path, member: Member) -> None:
-    """Write one line an epoch; a number that is none, of a training that diverged, is null: JSON knows no NaN."""
+    """Write one line an epoch; a number that is none is null: JSON knows no NaN."""
     lines = [{k: v if math.isfinite(v) else None for k, v in entry.items()} for entry in member.history]
     write_atomic(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())

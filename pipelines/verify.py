@@ -14,6 +14,7 @@ from featurecache.devices import environment
 from featurecache.errors import StoreNotFoundError
 from featurecache.features import Header
 from featurecache.mending import Remaking
+from featurecache.opening import deleted_rows
 from featurecache.progress import Bar, Stopwatch
 from featurecache.provenance import PROVENANCE, damaged_lines, mend_lines, note
 from featurecache.recomputing import accepted_difference, recomputed
@@ -29,7 +30,8 @@ from featurecache.stores import (
     open_store,
     store_exists,
 )  # fmt: skip
-from pipelines._comparing import Comparison, compared
+from pipelines._comparing import compared
+from pipelines._differing import Comparison
 from pipelines._precision import Precision, measure
 from pipelines.scores import SCORES, scores_of
 
@@ -204,6 +206,8 @@ def run(config: VerifyConfig) -> VerifyReport:
         found = _examined(config, watch, counted)
         left = {_named(damage)[:3] for damage in found.damages}
         repaired = tuple(damage for damage in before if _named(damage)[:3] not in left)
+    elif config.repair and found.finished:
+        _settle(config.store)
     header = found.header
     report = VerifyReport(
         store=config.store, finished=found.finished, rows=header.rows if header else 0, committed=_committed(found),
@@ -222,12 +226,14 @@ def _answered(report: VerifyReport, config: VerifyConfig, header: Header | None)
         left = "nothing was computed again or compared: a damaged store says nothing of its features. Mend it first."
         return replace(report, remarks=(*report.remarks, left))
     store, remaking = open_store(config.store), _remaking(config, header, None)
+    if config.recompute or config.precision:
+        images = remaking.images(store.table(), deleted_rows(store))
     if config.recompute:
-        found = recomputed(remaking.backbone, remaking.dataset, store, config.recompute)
+        found = recomputed(remaking.backbone, images, store, config.recompute)
         report = replace(report, recomputed=_farthest(found), accepted=accepted_difference(header))
     if config.precision:
         rows = config.recompute or MEASURED
-        report = replace(report, precision=measure(remaking.backbone, remaking.dataset, store, rows))
+        report = replace(report, precision=measure(remaking.backbone, images, store, rows))
     if config.against is not None:
         report = replace(report, comparison=compared(store, open_store(config.against)))
     return report
@@ -302,13 +308,25 @@ def _repair(config: VerifyConfig, found: Examined) -> list[Unlike]:
     unlike: list[Unlike] = []
     if inside and found.header is not None:
         remaking = _remaking(config, found.header, found.notes)
-        unlike = mend_store(config.store, remaking, accept=config.accept)
+        unlike = mend_store(config.store, remaking.of, accept=config.accept)
     for damage in beside:
         if damage.way == "scores":
             _score_again(config.store, found.notes / damage.file)
     if not damaged_lines(found.notes):
         note(found.notes, _facts(config, found.damages))
     return unlike
+
+
+def _settle(path: Path) -> None:
+    """End what a repair had left that was killed before its file had its name, or before the folder beside it was gone."""
+    if open_store(path).finished:
+        return
+    store = open_store(path, writable=True)
+    try:
+        if not store.finished:
+            store.finish()
+    finally:
+        store.close()
 
 
 def _score_again(store: Path, kept: Path) -> None:

@@ -21,6 +21,7 @@ from featurecache.errors import (
     StoreContentsError,
     StoreMismatchError,
 )
+from featurecache.features import OF_THE_MODEL
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import _constants, open_store
 from pipelines.inspect import InfoConfig, info
@@ -29,6 +30,7 @@ from save_features import SaveFeaturesConfig, run
 from tests.extraction_samples import lasting, pictures
 from tests.featurecache.backbones.clip_samples import TEXT, VIT, written
 
+SAID = ("text/embedding", "text/eot", *OF_THE_MODEL)
 CLASSES, TEMPLATE, OTHER = ("barn_door", "cat", "owl"), "a photo of a {}.", "{} in a {} mood"
 
 
@@ -81,7 +83,10 @@ def test_a_store_holds_what_the_text_side_says_of_the_class_names_in_the_default
     assert store.header.prompts == (TEMPLATE,)
     assert {spec.name: spec.tail for spec in store.header.constants} == {
         "text/embedding": (3, 1, VIT["embed_dim"]), "text/eot": (TEXT["layers"], 3, 1, TEXT["width"]),
+        "text/image_projection": (1, VIT["vision_cfg"]["width"], VIT["embed_dim"]), "text/logit_scale": (1, 1, 1),
+        "text/projection": (1, TEXT["width"], VIT["embed_dim"]),
     }  # fmt: skip
+    expected |= tower.space()
     for name, values in expected.items():
         np.testing.assert_array_equal(store.constant(name), values.numpy())
         np.testing.assert_array_equal(store.to_numpy(name), values.numpy())
@@ -92,6 +97,8 @@ def test_text_is_kept_in_the_dtype_of_the_store(folder, clip, tower, tmp_path, d
     run(settings(folder, clip, tmp_path / "x.zarr", dtype=dtype))
 
     store, logical = open_store(tmp_path / "x.zarr"), getattr(torch, dtype)
+    for name, values in tower.space().items():
+        assert np.array_equal(store.constant(name), values.numpy()), "what is of the model is float32 in any store"
     for name, values in tower.features(CLASSES, [TEMPLATE]).items():
         assert store.constant(name).dtype == store.header.constant(name).storage_dtype
         assert np.array_equal(store.to_numpy(name).astype(np.float32), values.to(logical).float().numpy())
@@ -104,7 +111,7 @@ def test_a_source_has_the_arrays_of_the_classes_and_reads_them_when_they_are_ask
 
     source = CachedSource(store, ["projected"], np.arange(8))
 
-    assert sorted(source.constants) == ["text/embedding", "text/eot"] and read == []
+    assert sorted(source.constants) == list(SAID) and read == []
     for _ in range(2):
         assert torch.equal(source.constants["text/embedding"], tower.features(CLASSES, [TEMPLATE])["text/embedding"])
     assert source.constants["text/embedding"].dtype == torch.float32
@@ -140,7 +147,7 @@ def test_a_store_with_text_holds_all_of_one_without(folder, clip, whole):
     report = run(settings(folder, clip, whole, prompts="none"))
 
     assert report.was_finished
-    assert report.beyond == ("text/embedding", "text/eot")
+    assert report.beyond == SAID
 
 
 def test_auto_takes_the_templates_that_a_store_has(folder, clip, tmp_path):
@@ -155,9 +162,7 @@ def test_text_that_is_not_there_needs_the_word(folder, clip, tmp_path):
     config = settings(folder, clip, tmp_path / "x.zarr", prompts="none")
     run(config)
 
-    with pytest.raises(
-        StoreContentsError, match="but without text/embedding, text/eot. Give --extend to add just those"
-    ):
+    with pytest.raises(StoreContentsError, match=f"but without {', '.join(SAID)}. Give --extend to add just those"):
         run(settings(folder, clip, config.out))
     assert open_store(config.out).header.constants == ()
 
@@ -172,12 +177,39 @@ def test_text_is_added_without_a_row_being_touched_and_the_store_is_that_of_one_
 
     report = run(settings(folder, clip, out, extend=True))
 
-    assert report.added == ("text/embedding", "text/eot")
+    assert report.added == SAID
     assert report.kept == report.rows == 20
     rows = {path: stat for path, stat in before.items() if "status" not in path.parts}
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in rows} == {
         path: (stat.st_ino, stat.st_mtime_ns) for path, stat in rows.items()
     }
+    if suffix == ".h5":
+        convert(ConvertConfig(store=out, out=tmp_path / "back.zarr"))
+    assert lasting(out if suffix == ".zarr" else tmp_path / "back.zarr") == lasting(whole)
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_a_store_of_before_the_projections_is_read_and_gets_them_without_a_text_computed_again(
+    folder, clip, whole, tower, tmp_path, monkeypatch, suffix
+):
+    out, asked = tmp_path / f"x{suffix}", []
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tower), "space", lambda self: {})
+        run(settings(folder, clip, out))
+    assert [spec.name for spec in open_store(out).header.constants] == list(SAID[:2])
+    with pytest.raises(
+        StoreContentsError, match=r"no array 'text/projection' .*; it holds text/e.* with --extend adds it"
+    ):
+        open_store(out).constant("text/projection")
+    with pytest.raises(
+        StoreContentsError, match="but without text/image_projection, text/logit_scale, text/projection"
+    ):
+        run(settings(folder, clip, out))
+    change_text(monkeypatch, tokenize=lambda texts: asked.append(texts) or tower.tokenize(texts))
+
+    run(settings(folder, clip, out, extend=True))
+
+    assert [len(texts) for texts in asked] == [1], "one class shows the shapes"
     if suffix == ".h5":
         convert(ConvertConfig(store=out, out=tmp_path / "back.zarr"))
     assert lasting(out if suffix == ".zarr" else tmp_path / "back.zarr") == lasting(whole)

@@ -59,6 +59,13 @@ class Request:
 class TextTower(Protocol):
     """The text side of a model whose images and texts share a space."""
 
+    def space(self) -> dict[str, Tensor]:
+        """Return what brings both sides into their space, as far as it is linear, on the CPU, in float32.
+
+        "text/image_projection" (1, D, E) and "text/projection" (1, Dt, E), which vectors are multiplied by from the left,
+        and "text/logit_scale" (1, 1, 1), the logarithm of what cosines are multiplied by.
+        """
+
     def templates(self, words: str) -> tuple[str, ...]:
         """Return the templates that a name, a file with one on each line, or a text with {} stands for.
 

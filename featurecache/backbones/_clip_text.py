@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from featurecache.backbones import _prompts
 from featurecache.backbones._arithmetic import arithmetic
+from featurecache.backbones._clip_towers import matrix_of, tower_of
 from featurecache.errors import BackboneError
 
 Tokenize = Callable[[list[str]], Tensor]
@@ -50,6 +51,20 @@ class ClipText:
         layers, embedding = torch.cat([one for one, _ in passes], 1), torch.cat([one for _, one in passes])
         shape = (len(class_names), len(templates))
         return {"text/eot": layers.unflatten(1, shape), "text/embedding": embedding.unflatten(0, shape)}
+
+    def space(self) -> dict[str, Tensor]:
+        """Return both projections and the scale of the logits: (1, D, E), (1, Dt, E) and (1, 1, 1), on the CPU, in float32.
+
+        A projection that is no linear map, such as one of two layers, is left out; the bias of one that has it, too.
+        """
+        model: Any = self.model
+        tower = self._tower
+        found = {
+            "text/image_projection": tower_of(model).projection(),
+            "text/logit_scale": model.logit_scale.reshape(1, 1),
+            "text/projection": matrix_of(tower.text_projection, tower.token_embedding.embedding_dim),
+        }
+        return {name: values.detach().float().cpu()[None] for name, values in found.items() if values is not None}
 
     def _of(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """(L, n, Dt) and (n, E)."""

@@ -21,6 +21,18 @@ class Tower(Protocol):
     def projected(self, final: Tensor, pooled: Tensor) -> Tensor:
         """(B, E) in the space shared with the text, not L2-normalised."""
 
+    def projection(self) -> Tensor | None:
+        """(D, E), by which the pooled vector is multiplied there, without the bias; None where no linear map does it."""
+
+
+def matrix_of(made: Any, width: int) -> Tensor | None:
+    """Return (width, E), as which a projection of open_clip's multiplies rows; None where it is no linear map."""
+    if made is None or isinstance(made, nn.Identity):
+        return torch.eye(width)
+    if isinstance(made, nn.Linear):
+        return made.weight.T
+    return made if isinstance(made, Tensor) else None
+
 
 def tower_of(model: nn.Module) -> Tower:
     """Return the image tower of a model of open_clip."""
@@ -46,6 +58,15 @@ class TimmTower:
         found: Tensor = self.head(self.body.forward_head(final) if self.body.num_classes else pooled)
         return found
 
+    def projection(self) -> Tensor | None:
+        """(D, E), or None: two layers, or pooling by attention."""
+        parts = [part for part in self.head if not isinstance(part, (nn.Dropout, nn.Identity))]
+        if self.body.num_classes:
+            parts.append(self.body.get_classifier())
+        if len(parts) > 1:
+            return None
+        return matrix_of(parts[0] if parts else None, int(self.body.num_features))
+
 
 class TransformerTower:
     """open_clip's own ViT."""
@@ -62,6 +83,10 @@ class TransformerTower:
         """(B, E)."""
         found: Tensor = pooled @ self.visual.proj
         return found
+
+    def projection(self) -> Tensor | None:
+        """(D, E)."""
+        return matrix_of(self.visual.proj, self.visual.conv1.out_channels)
 
 
 class ResNetTower:
@@ -82,6 +107,10 @@ class ResNetTower:
         """(B, E)."""
         found: Tensor = self.pool.c_proj(pooled)
         return found
+
+    def projection(self) -> Tensor | None:
+        """(D, E), of the last map of the attention that pools."""
+        return matrix_of(self.pool.c_proj, self.pool.c_proj.in_features)
 
 
 class Blocks(nn.Module):

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.errors import ConfigError, StoreBusyError
+from featurecache.errors import ConfigError, StoreBusyError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header
 from featurecache.places import Url, placed
 from featurecache.registry import Registry
 from featurecache.stores._agreement import lacking, united
 from featurecache.stores._behind import WriteBehind
-from featurecache.stores._constants import ClassValues
+from featurecache.stores._constants import ClassValues, of_classes
 from featurecache.stores._explaining import explained
 from featurecache.stores._gaps import Gap, Taken, gaps, gaps_between, progress
+from featurecache.stores._kept import Kept
 from featurecache.stores._restoring import Material, Unlike
 from featurecache.stores._shards import Shard
 from featurecache.stores._verifying import WAYS, Damage, Examined, Seen
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 __all__ = [
-    "STORES", "WAYS", "ClassValues", "Damage", "Examined", "FeatureStore", "Gap", "Material", "Shard", "Taken", "Unlike",
+    "STORES", "WAYS", "ClassValues", "Damage", "Examined", "FeatureStore", "Gap", "Kept", "Material", "Shard", "Taken", "Unlike",
     "WriteBehind", "copy_store", "create_store", "digests", "examine_store", "explained", "finish_share", "format_of",
-    "gaps", "gaps_between", "is_store", "lacking", "left_in", "mend_store", "open_store", "planned_bytes", "progress",
-    "same_store", "store_exists", "united", "write_store",
+    "gaps", "gaps_between", "is_store", "lacking", "left_in", "mend_store", "of_classes", "open_store", "planned_bytes",
+    "progress", "remove_store", "same_store", "store_exists", "united", "write_store",
 ]  # fmt: skip
 
 STORES = Registry("store format", "featurecache.stores")
@@ -257,14 +258,23 @@ def same_store(one: Any, other: Any) -> bool:
 
 
 def examine_store(path: Path, seen: Seen = lambda count: None) -> Examined:
-    """Compare every byte of a store that matters with its ledger; changes nothing. `seen` hears of the bytes read."""
+    """Compare every byte of a store that matters with its ledger; changes nothing. `seen` hears of the bytes read.
+
+    Raises:
+        StoreNotFoundError: there is no store, or no more.
+    """
     examined: Examined = format_of(path).examine(path, seen)
+    if not store_exists(path):
+        raise StoreNotFoundError(f"{path} was removed while it was read, so nothing can be said of it.")
     return examined
 
 
-def mend_store(path: Path, material: Material, *, accept: bool = False) -> list[Unlike]:
+def mend_store(
+    path: Path, material: Material | Callable[[Kept], Sequence[Material]], *, accept: bool = False
+) -> list[Unlike]:
     """Make a damaged store what it was, as far as that can be; return what came out otherwise, and was left as it is.
 
+    What gives `material` may be told what the store still knows of its rows; of several, one after the other is tried.
     `accept` takes features that come out otherwise all the same, and records them so.
 
     Raises:
@@ -286,6 +296,13 @@ def left_in(path: Path) -> list[tuple[Path, str]]:
     from featurecache.stores import _leftovers
 
     return list(_leftovers.left_in(path))
+
+
+def remove_store(path: Path) -> None:
+    """Remove a store in one folder, which is gone at once, whatever ends the removal."""
+    from featurecache.stores import _leftovers
+
+    _leftovers.remove_store(path)
 
 
 def planned_bytes(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> dict[str, int]:

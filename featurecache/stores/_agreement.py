@@ -51,6 +51,7 @@ def united(held: Header, wanted: Header) -> Header:
     """Return the header of a store that holds what both do, as if all had been asked for from the start."""
     layers = {layer.index: layer for layer in (*wanted.layers, *held.layers)}
     arrays = {spec.name: spec for spec in (*wanted.arrays, *held.arrays)}
+    constants = {spec.name: spec for spec in (*wanted.constants, *held.constants)}
     how_drawn = {"views": wanted.backbone["views"]} if wanted.views > held.views else {}
     return dataclasses.replace(
         held,
@@ -59,7 +60,7 @@ def united(held: Header, wanted: Header) -> Header:
         layers=tuple(layer for _, layer in sorted(layers.items())),
         tokens=tuple(sorted({*held.tokens, *wanted.tokens})),
         arrays=tuple(spec for _, spec in sorted(arrays.items())),
-        constants=held.constants or wanted.constants,
+        constants=tuple(spec for _, spec in sorted(constants.items())),
         prompts=held.prompts or wanted.prompts,
     )
 

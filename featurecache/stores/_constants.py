@@ -1,13 +1,14 @@
 """Arrays of the classes: what the text side of a model says of their names, in files cut along the classes.
 
-They are no rows: written whole when a store is made or extended, before the ledger line that makes them real. The ledger
+Some are of all classes alike, such as the projections into the space of image and text: one stands in the place of the
+classes, and one file holds them. They are no rows: written whole when a store is made or extended, before the ledger line that makes them real. The ledger
 has the checksum of every file, as of those of the row table, so that a reader never takes what is gone for zeros.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,17 +18,27 @@ import numpy as np
 import numpy.typing as npt
 
 from featurecache.errors import StoreContentsError, StoreDamagedError, StoreError
-from featurecache.features import ArraySpec, Header
+from featurecache.features import OF_THE_MODEL, ArraySpec, Header
 from featurecache.files import sync_folder
 from featurecache.stores._chunks import TARGET_BYTES
 
 ROOM = "text"
 """Group of the arrays of the classes."""
 CLASSES = -3
-"""Axis of the classes, before templates and width."""
+"""Axis of the classes, before templates and width; of length one in an array that is of all classes alike."""
 
 ClassValues = Callable[[range], Mapping[str, npt.NDArray[Any]]]
-"""Numbers of some classes -> every array of the classes for these, in storage dtype."""
+"""Numbers of some classes -> the arrays for these, in storage dtype; those of all classes alike are always whole."""
+
+
+def is_shared(spec: ArraySpec) -> bool:
+    """Return whether an array is of all classes alike (or there is but one class, which is the same)."""
+    return spec.tail[CLASSES] == 1
+
+
+def of_classes(spec: ArraySpec, whole: npt.NDArray[Any], classes: range) -> npt.NDArray[Any]:
+    """Return what a whole array says of some classes, as `ClassValues` does."""
+    return whole if is_shared(spec) else np.asarray(whole[at(classes)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,33 +96,34 @@ def at(classes: range) -> tuple[Any, ...]:
 
 def cuts(header: Header) -> list[Cut]:
     """Return how the arrays of the classes are cut: all at the same classes, the largest into about `TARGET_BYTES`."""
-    if not header.constants:
-        return []
-    count = header.constants[0].tail[CLASSES]
-    largest = max(spec.row_bytes for spec in header.constants)
+    parted = [spec for spec in header.constants if not is_shared(spec)]
+    count = parted[0].tail[CLASSES] if parted else 1
+    largest = max((spec.row_bytes for spec in parted), default=1)
     classes = min(count, max(1, TARGET_BYTES * count // largest))
-    return [Cut(spec, classes) for spec in header.constants]
+    return [Cut(spec, 1 if is_shared(spec) else classes) for spec in header.constants]
 
 
 def write_constants(
-    folder: Path, header: Header, values: ClassValues | None, write: Callable[[Path, bytes], None]
+    folder: Path, plan: Sequence[Cut], values: ClassValues | None, write: Callable[[Path, bytes], None]
 ) -> dict[str, int]:
     """Ask for the values of some classes after the other, and write them; return path -> CRC-32 of every file.
 
     Raises:
         StoreError: there are no values, or of another shape than the header says.
     """
-    plan = cuts(header)
     if plan and values is None:
         raise StoreError(f"a store of {', '.join(cut.spec.name for cut in plan)} cannot be made without their values")
+    pieces = [list(cut.pieces()) for cut in plan]
+    longest: list[tuple[str, range]] = max(pieces, key=len, default=[])
     sums: dict[str, int] = {}
-    for pieces in zip(*(cut.pieces() for cut in plan), strict=True):
+    for number, (_, classes) in enumerate(longest):
         assert values is not None
-        made = values(pieces[0][1])
-        for cut, (name, _) in zip(plan, pieces, strict=True):
-            content = cut.encoded(made[cut.spec.name])
-            write(folder / name, content)
-            sums[name] = zlib.crc32(content)
+        made = values(classes)
+        for cut, files in zip(plan, pieces, strict=True):
+            for name, _ in files[number : number + 1]:  # those of all classes alike have one
+                content = cut.encoded(made[cut.spec.name])
+                write(folder / name, content)
+                sums[name] = zlib.crc32(content)
     return sums
 
 
@@ -179,7 +191,8 @@ def constant_called(path: Path, header: Header, name: str) -> ArraySpec:
         return header.constant(name)
     except KeyError:
         held = ", ".join(spec.name for spec in header.constants)
-        way = (
-            f"it holds {held}." if held else "extract-features with --prompts and --extend adds what CLIP says of them."
-        )
+        way = "extract-features with --prompts and --extend adds what CLIP says of them."
+        if held:
+            own = " extract-features with --extend adds it, where it is a linear map." if name in OF_THE_MODEL else ""
+            way = f"it holds {held}.{own}"
         raise StoreContentsError(f"{path} holds no array {name!r} of the classes; {way}") from None

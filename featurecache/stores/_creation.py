@@ -19,7 +19,7 @@ from featurecache.errors import StoreDamagedError, StoreError, StoreMismatchErro
 from featurecache.features import Header
 from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
-from featurecache.stores._constants import ClassValues, remove_unclaimed, sync_constants, write_constants
+from featurecache.stores._constants import ClassValues, cuts, remove_unclaimed, sync_constants, write_constants
 from featurecache.stores._layout import empty_store, extended_metadata
 from featurecache.stores._second_copy import COPY, contradicts, encoded, keep_copy
 from featurecache.stores._shards import continued, gather, share_ledgers
@@ -27,7 +27,7 @@ from featurecache.stores._shards import continued, gather, share_ledgers
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
-LEDGER, ROOT = "ledger.jsonl", "zarr.json"
+LEDGER, ROOT, STAGED = "ledger.jsonl", "zarr.json", ".grown.tmp"
 
 
 def create_files(
@@ -41,20 +41,10 @@ def create_files(
     if path.exists():
         raise StoreError(f"{path} exists already. Give another --out, or remove it first.")
     temporary = temporary_name(path)
-    files = empty_store(header, table, chunk_multiple)
     try:
         new = [folder for folder in path.parents if not folder.exists()]
         remove_leftovers(path)
-        for name, content in files.items():
-            write_durably(temporary / name, content)
-        sums = {name: zlib.crc32(content) for name, content in files.items()}
-        sums |= write_constants(temporary, header, constants, write_durably)
-        ledger = _ledger.encode({"kind": "created", "files": sums})
-        metadata = {name: content for name, content in files.items() if Path(name).name == ROOT}
-        write_durably(temporary / COPY, encoded(metadata, ledger))
-        write_durably(temporary / LEDGER, ledger)
-        for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
-            sync_folder(folder)
+        write_empty(temporary, header, table, chunk_multiple, constants)
         os.rename(temporary, path)
         for folder in [path, *new]:
             sync_folder(folder.parent)
@@ -65,6 +55,23 @@ def create_files(
         raise StoreError(
             f"cannot create {path}: {error.strerror or error}. Nothing was left behind; give an --out that can be written."
         ) from error
+
+
+def write_empty(
+    folder: Path, header: Header, table: RowTable, chunk_multiple: int, constants: ClassValues | None
+) -> None:
+    """Write a store without rows, durably, into a folder that is not there yet."""
+    files = empty_store(header, table, chunk_multiple)
+    for name, content in files.items():
+        write_durably(folder / name, content)
+    sums = {name: zlib.crc32(content) for name, content in files.items()}
+    sums |= write_constants(folder, cuts(header), constants, write_durably)
+    ledger = _ledger.encode({"kind": "created", "files": sums})
+    metadata = {name: content for name, content in files.items() if Path(name).name == ROOT}
+    write_durably(folder / COPY, encoded(metadata, ledger))
+    write_durably(folder / LEDGER, ledger)
+    for place in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
+        sync_folder(place)
 
 
 def temporary_name(path: Path) -> Path:
@@ -125,10 +132,11 @@ def _new_constants(
     path: Path, state: _ledger.Committed, header: Header, constants: ClassValues | None
 ) -> dict[str, int]:
     """Write the arrays of the classes that the store lacks, durably; return path -> CRC-32."""
-    if all(f"{spec.name}/{ROOT}" in state.files for spec in header.constants):
+    lacking = [cut for cut in cuts(header) if f"{cut.spec.name}/{ROOT}" not in state.files]
+    if not lacking:
         return {}
     try:
-        sums = write_constants(path, header, constants, write_durably)
+        sums = write_constants(path, lacking, constants, write_durably)
         sync_constants(path)
     except BaseException:
         remove_unclaimed(path, state.files)
@@ -149,7 +157,12 @@ def replace_metadata(path: Path, files: Mapping[str, str]) -> None:
 
 def staged(path: Path, name: str) -> Path:
     """Return the temporary name of a piece of the row table until the ledger names it."""
-    return path / f".{name.replace('/', '~')}.grown.tmp"
+    return path / f".{name.replace('/', '~')}{STAGED}"
+
+
+def name_of(piece: Path) -> str:
+    """Return the name that a piece has once it is `staged` no more."""
+    return piece.name[1:].removesuffix(STAGED).replace("~", "/")
 
 
 def unstage(path: Path, names: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from featurecache.stores._creation import LEDGER, ROOT, write_durably
 from featurecache.stores._explaining import explained
 from featurecache.stores._hdf5_block import Block, mapped_bytes, read_block, rest_of
 from featurecache.stores._hdf5_file import Hdf5File, assemble, notes_of
-from featurecache.stores._restoring import Material, Unlike, restored
+from featurecache.stores._restoring import Makers, Material, Unlike, restored
 from featurecache.stores._second_copy import COPY, SecondCopy, encoded
 from featurecache.stores._side import clear, locked, remove_empty, side_of
 from featurecache.stores._verifying import Damage, Examined, Seen, extent_of_chunk, place_of
@@ -33,6 +33,11 @@ def examine(path: Path, seen: Seen = lambda count: None) -> Examined:
     if (side_of(path) / LEDGER).exists():
         return dataclasses.replace(_verifying.examine(side_of(path), seen), notes=notes_of(path))
     return _File(path, seen).examined()
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether the file, whatever is beside it, is what was written."""
+    return not _File(path).examined().damages
 
 
 class _File:
@@ -160,7 +165,7 @@ class _File:
             file.close()
 
 
-def mend(path: Path, material: Material, *, accept: bool) -> list[Unlike]:
+def mend(path: Path, material: Material | Makers, *, accept: bool) -> list[Unlike]:
     """Mend a store as far as it can be; return what came out otherwise than it is recorded, and was left as it is.
 
     The file stays until a whole one takes its name; a kill before that leaves it, or a whole Zarr side beside it.
@@ -186,7 +191,7 @@ def mend(path: Path, material: Material, *, accept: bool) -> list[Unlike]:
     return unlike
 
 
-def _mended(path: Path, side: Path, material: Material, accept: bool, *, from_file: bool) -> list[Unlike]:
+def _mended(path: Path, side: Path, material: Material | Makers, accept: bool, *, from_file: bool) -> list[Unlike]:
     if from_file:
         clear(side)
         if not _File(path).salvage(side):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,12 +21,13 @@ from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
 from featurecache.stores._chunks import write_all
 from featurecache.stores._constants import CLASSES, Cut
-from featurecache.stores._creation import LEDGER, settle
+from featurecache.stores._creation import LEDGER, settle, unstage
 from featurecache.stores._explaining import explained
+from featurecache.stores._kept import Kept, kept_rows
 from featurecache.stores._layout import TABLE_COLUMNS, status_files, table_files
 from featurecache.stores._locking import acquire
 from featurecache.stores._second_copy import COPY, copy_in, encoded, remove_copy
-from featurecache.stores._verifying import Damage, Examined, examine, extent_of_chunk, status_of
+from featurecache.stores._verifying import Damage, Examined, begun_pieces, examine, extent_of_chunk, status_of
 
 if TYPE_CHECKING:
     from featurecache.datasets import RowTable
@@ -55,7 +56,11 @@ class Unlike:
     what: str
 
 
-def mend(path: Path, material: Material, *, accept: bool) -> list[Unlike]:
+Makers = Callable[[Kept], Sequence[Material]]
+"""What a damaged store still knows of its rows -> what makes parts of it again, in every way in which that may have been."""
+
+
+def mend(path: Path, material: Material | Makers, *, accept: bool) -> list[Unlike]:
     """Mend a Zarr store as far as it can be; return what came out otherwise than it is recorded, and was left as it is.
 
     `accept` takes chunks that come out otherwise all the same, and records them so.
@@ -76,11 +81,12 @@ def mend(path: Path, material: Material, *, accept: bool) -> list[Unlike]:
         lock.release(for_good=finished)
 
 
-def restored(path: Path, found: Examined, material: Material | None, *, accept: bool) -> list[Unlike]:
+def restored(path: Path, found: Examined, material: Material | Makers | None, *, accept: bool) -> list[Unlike]:
     """Mend the folder of a store, whose lock the caller holds; the ledger comes last."""
     header, state = found.header, found.state
     if header is None or state is None:
         return []
+    unstage(path, list(begun_pieces(path, header, state)))  # of an extension or a deletion that was cut off
     for leftover in path.rglob(".*.tmp"):
         leftover.unlink()
     for name, content in found.metadata.items():
@@ -94,8 +100,11 @@ def restored(path: Path, found: Examined, material: Material | None, *, accept: 
     if material is None:
         _journal(path, found, [])
         return []
-    unlike = [*_table(path, found, material), *_classes(path, found, material)]
-    accepted, others = _chunks(path, found, material, accept=accept)
+    materials = material(kept_rows(path, found)) if callable(material) else [material]
+    table = list(_table(path, found, materials[0]))
+    unlike = [*table, *_classes(path, found, materials[0])]
+    # rows of which nobody knows which samples they are must not be taken for others
+    accepted, others = _chunks(path, found, materials, accept=accept and not table)
     _journal(path, found, accepted)
     return unlike + others
 
@@ -181,49 +190,68 @@ def _filling(path: Path, found: Examined) -> None:
 
 
 def _chunks(
-    path: Path, found: Examined, material: Material, *, accept: bool
+    path: Path, found: Examined, materials: Sequence[Material], *, accept: bool
 ) -> tuple[list[_ledger.Record], list[Unlike]]:
     """Compute damaged chunks again; return (ledger records of those that differ and are accepted, those that are not)."""
-    assert found.state is not None
     records: list[_ledger.Record] = []
     unlike: list[Unlike] = []
-    for rows, chunks in _groups([_Chunk.of(path, found, d) for d in found.damages if d.way == "rows"]):
-        lacking = {spec: tuple(sorted({c.view for c in chunks if c.spec == spec})) for spec in {c.spec for c in chunks}}
+    for chunks in _groups([_Chunk.of(path, found, d) for d in found.damages if d.way == "rows"]):
         try:
-            for batch, arrays in material.rows(rows, lacking, found.state.skipped):
-                gone = [row - batch.start for row in found.state.deleted if row in batch]
-                for values in arrays.values():
-                    values[gone] = 0
-                for chunk in chunks:
-                    chunk.take(batch, arrays[chunk.spec.name][:, lacking[chunk.spec].index(chunk.view)])
-            for chunk in chunks:
-                if chunk.crc != chunk.expected and not accept:
+            for chunk in _made(chunks, found, materials):
+                if not accept:
                     unlike.append(Unlike(file=f"{chunk.spec.name}/{chunk.key}", what=chunk.told()))
                     continue
                 chunk.put()
-                if chunk.crc != chunk.expected:
-                    known = {chunk.spec.name: {chunk.key: [len(chunk.rows), chunk.crc]}}
-                    span = [chunk.rows.start, chunk.rows.stop]
-                    records.append({"kind": "commit", "rows": span, "chunks": known, "skipped": {}})
+                known = {chunk.spec.name: {chunk.key: [len(chunk.rows), chunk.crc]}}
+                span = [chunk.rows.start, chunk.rows.stop]
+                records.append({"kind": "commit", "rows": span, "chunks": known, "skipped": {}})
         finally:
             for chunk in chunks:
                 chunk.close()
     return records, unlike
 
 
-def _groups(chunks: list[_Chunk]) -> Iterator[tuple[range, list[_Chunk]]]:
+def _made(chunks: list[_Chunk], found: Examined, materials: Sequence[Material]) -> list[_Chunk]:
+    """Compute chunks whose rows overlap, and put those in their places that come out as recorded; return the others."""
+    left = list(chunks)
+    for material in materials:
+        _compute(left, found, material)
+        for chunk in left:
+            if chunk.crc == chunk.expected:
+                chunk.put()
+        left = [chunk for chunk in left if chunk.crc != chunk.expected]
+        if not left:
+            break
+    return left
+
+
+def _compute(chunks: Sequence[_Chunk], found: Examined, material: Material) -> None:
+    """Compute chunks whose rows overlap under their temporary names."""
+    assert found.state is not None
+    lacking = {spec: tuple(sorted({c.view for c in chunks if c.spec == spec})) for spec in {c.spec for c in chunks}}
+    for chunk in chunks:
+        chunk.begin()
+    for batch, arrays in material.rows(_span(chunks), lacking, found.state.skipped):
+        gone = [row - batch.start for row in found.state.deleted if row in batch]
+        for values in arrays.values():
+            values[gone] = 0
+        for chunk in chunks:
+            chunk.take(batch, arrays[chunk.spec.name][:, lacking[chunk.spec].index(chunk.view)])
+
+
+def _groups(chunks: list[_Chunk]) -> Iterator[list[_Chunk]]:
     """Yield chunks whose rows overlap together, so that an image is decoded once."""
     group: list[_Chunk] = []
     for chunk in sorted(chunks, key=lambda chunk: (chunk.rows.start, chunk.rows.stop)):
         if group and chunk.rows.start >= max(other.rows.stop for other in group):
-            yield _span(group), group
+            yield group
             group = []
         group.append(chunk)
     if group:
-        yield _span(group), group
+        yield group
 
 
-def _span(group: list[_Chunk]) -> range:
+def _span(group: Sequence[_Chunk]) -> range:
     return range(group[0].rows.start, max(chunk.rows.stop for chunk in group))
 
 
@@ -248,11 +276,15 @@ class _Chunk:
         chunk.size = extent_of_chunk(found.metadata, spec.name) * spec.row_bytes
         return chunk
 
-    def take(self, batch: range, values: npt.NDArray[Any]) -> None:
-        """Take what is of this chunk from the values (B, ...) of a batch; batches come in order."""
+    def begin(self) -> None:
+        """Begin anew, with no rows."""
         if self._descriptor < 0:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._written, self.crc = 0, 0
+
+    def take(self, batch: range, values: npt.NDArray[Any]) -> None:
+        """Take what is of this chunk from the values (B, ...) of a batch; batches come in order."""
         start, stop = max(batch.start, self.rows.start), min(batch.stop, self.rows.stop)
         if start < stop:
             content = np.ascontiguousarray(values[start - batch.start : stop - batch.start]).tobytes()

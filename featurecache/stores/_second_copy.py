@@ -2,13 +2,13 @@
 
 The first line holds every metadata file, the others are the first lines of the ledger: all of it in a finished store, whose
 copy is a function of its content as the ledger is. A ledger only grows until the store is sealed, so one that does not begin
-with these lines is damaged. Sealing removes the copy before it replaces the ledger, and then makes it again.
+with these lines is damaged. An extension or a deletion makes it anew, with its line. Sealing removes the copy before it replaces the ledger, and then makes it again.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,14 +69,22 @@ def remove_copy(folder: Path) -> None:
 
 
 def keep_copy(folder: Path, ledger: Path) -> None:
-    """Make the copy of a ledger and of the metadata that it names, unless it is there.
+    """Make the copy of a ledger and of the metadata that it names, unless it is there and knows what it must know.
 
+    That is every extension and every deletion: a ledger that lost the line of one could give back a deleted row.
     Metadata that are not what the ledger says are left out: a copy must not make damage look sound.
     """
-    if (folder / COPY).exists():
-        return
     records, good = _ledger.read_records(ledger)
+    if (folder / COPY).exists() and not _is_behind(copy_in(folder), records):
+        return
     sums = {n: crc for n, crc in _ledger.Committed.replay(records).files.items() if Path(n).name == ROOT}
     contents = {name: (folder / name).read_bytes() for name in sums if (folder / name).exists()}
     sound = {name: content for name, content in contents.items() if zlib.crc32(content) == sums[name]}
     write_atomic(folder / COPY, encoded(sound, ledger.read_bytes()[:good]))
+
+
+def _is_behind(copy: SecondCopy | None, records: Sequence[_ledger.Record]) -> bool:
+    """Return whether the ledger has lines of extensions or deletions that a copy, which is whole, has not."""
+    if copy is None:
+        return False
+    return any(record["kind"] in ("extended", "deleted") for record in records[copy.ledger.count(b"\n") :])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from featurecache.features import ArraySpec, Header
 from featurecache.stores import _ledger
 from featurecache.stores._constants import CLASSES, ROOM, Cut
 from featurecache.stores._copying import NOTES, header_from
-from featurecache.stores._creation import LEDGER, ROOT
+from featurecache.stores._creation import LEDGER, ROOT, STAGED, name_of, staged
 from featurecache.stores._layout import status_files
 from featurecache.stores._locking import LOCK
 from featurecache.stores._second_copy import COPY, SecondCopy, decoded, encoded
@@ -100,13 +100,17 @@ def examine(path: Path, seen: Seen = lambda count: None) -> Examined:
         remarks.append("there is no second copy of the ledger yet: the next writer makes it")
     else:
         damages += _second(copied, copy, encoded(metadata, ledger) if state.finished else None)
-    damages += _table(path, state, seen)
+    begun = set(begun_pieces(path, header, state))
+    if begun:
+        remarks.append("an extension or a deletion was cut off while it ended: the next writer finishes it")
+    damages += [bad for bad in _table(path, state, seen) if bad.file not in begun]
     if state.finished:
         damages += _status(path, header, state, metadata)
-    damages += [bad for spec in header.arrays for bad in _chunks(path, header, spec, state, metadata, seen)]
+    chunks = [bad for spec in header.arrays for bad in _chunks(path, header, spec, state, metadata, seen)]
+    damages += [bad for bad in chunks if bad.file not in begun]
     return Examined(
         notes=path, damages=tuple(damages), header=header, state=state, finished=state.finished, ledger=ledger, metadata=metadata,
-        strangers=_strangers(path, header, state, metadata), remarks=tuple(remarks),
+        strangers=_strangers(path, header, state, metadata, begun), remarks=tuple(remarks),
     )  # fmt: skip
 
 
@@ -283,9 +287,25 @@ def judged(content: bytes | None, spec: ArraySpec, size: int, count: int, crc: i
     return "", False
 
 
-def _strangers(path: Path, header: Header, state: _ledger.Committed, metadata: Mapping[str, bytes]) -> tuple[str, ...]:
+def begun_pieces(path: Path, header: Header, state: _ledger.Committed) -> Iterator[str]:
+    """Yield the files that the ledger names and a growth or a deletion, cut off, left whole under temporary names."""
+    for file in path.glob(f".*{STAGED}"):
+        name, content = name_of(file), file.read_bytes()
+        array, _, key = name.partition("/c/")
+        rows, crc = state.chunks.get(array, {}).get(f"c/{key}", (0, None))
+        if name in state.files:
+            crc, size = state.files[name], len(content)
+        else:
+            size = rows * header.array(array).row_bytes if crc is not None else 0
+        if zlib.crc32(memoryview(content)[:size]) == crc:
+            yield name
+
+
+def _strangers(
+    path: Path, header: Header, state: _ledger.Committed, metadata: Mapping[str, bytes], begun: Iterable[str]
+) -> tuple[str, ...]:
     """Return the files that are of no use to the store."""
-    ours = {LEDGER, COPY, LOCK, *state.files}
+    ours = {LEDGER, COPY, LOCK, *state.files, *(staged(path, name).name for name in begun)}
     if f"status/{ROOT}" in metadata:
         ours |= set(status_files([""] * header.rows, extent_of_chunk(metadata, "status")))
     for spec in header.constants:

@@ -87,7 +87,7 @@ def test_what_is_no_run_is_answered_with_the_command_that_makes_one(tmp_path):
 def test_an_unfinished_run_is_answered_with_what_finishes_it(tmp_path):
     is_done(tmp_path, CONFIG)
 
-    with pytest.raises(RunError, match="did not finish. Run the same train-head command again"):
+    with pytest.raises(RunError, match="did not finish. Run the same command again; it goes on"):
         read_run(tmp_path)
 
 

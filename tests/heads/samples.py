@@ -23,12 +23,15 @@ LAYERS: dict[str, int] = {
 TOWER: Shapes = {f"layers/cls/{index:02d}": 8 for index in range(3)}
 """Equal widths, as the layers of a CLIP tower."""
 READ: Mapping[str, Shapes] = {
-    "last": LAYERS, "all": LAYERS, "tokens": {"layers/all/05": (7, 8)}, "projected": {"projected": 5},
+    "last": LAYERS, "all": LAYERS, "tokens": {"layers/all/05": (7, 8)}, "projected": {"projected": 16},
 }  # fmt: skip
 """What a head is given, by what it consumes."""
 CLASSES = 4
-CONSTANTS: Mapping[str, tuple[int, ...]] = {"text/embedding": (CLASSES, 2, 5), "text/eot": (4, CLASSES, 2, 6)}
-"""Arrays of the classes, two templates each."""
+CONSTANTS: Mapping[str, tuple[int, ...]] = {
+    "text/embedding": (CLASSES, 2, 16), "text/eot": (4, CLASSES, 2, 6),
+    "text/image_projection": (1, 8, 16), "text/projection": (1, 6, 16), "text/logit_scale": (1, 1, 1),
+}  # fmt: skip
+"""Arrays of the classes, two templates each, and of the model that made them."""
 
 
 def targets_of(task: Task, hidden: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from featurecache.errors import ConfigError, RunError
 from featurecache.metrics import score
 from heads._checkpoint import build_head
 from pipelines import _resuming
-from pipelines._fitting import Recipe, fit, outputs_of
+from pipelines._fitting import Recipe, fit
+from pipelines._outputs import outputs_of
 from pipelines._stack import Member
 from pipelines.objectives import Loss
 from pipelines.objectives.cross_entropy import build as objective_of

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
 
+from click.testing import CliRunner
+
+import cli
 from featurecache.stores import open_store
 from pipelines.gc import GcConfig
 from pipelines.gc import run as gc
@@ -61,3 +65,58 @@ def test_a_store_that_is_being_written_is_left_alone_and_named(tmp_path):
     assert (store / ".zarr.json.17.tmp").exists()
     assert f"is being written by process {os.getpid()}" in report.busy[0]
     writer.close()
+
+
+def test_chunks_that_no_ledger_names_and_pieces_of_the_table_are_removed_and_committed_rows_stay(tmp_path):
+    store = made_store(tmp_path / "x.zarr", stop_at=48)
+    reader = open_store(store)
+    kept = reader.read("embedding", slice(0, 48)).copy()
+    lost = store / "layers/cls/01/c/7/0/0"
+    lost.parent.mkdir(parents=True)
+    lost.write_bytes(b"1234567")
+    piece = store / ".sample_id~c~0.grown.tmp"
+    piece.write_bytes(b"12")
+
+    report = gc(GcConfig(store=store))
+
+    assert {(path, size) for path, _, size in report.found} == {(str(lost), 7), (str(piece), 2)}
+    assert not lost.exists()
+    assert not piece.exists()
+    assert open_store(store).missing() == [range(48, 120)]
+    assert (open_store(store).read("embedding", slice(0, 48)) == kept).all()
+    assert gc(GcConfig(store=store)).found == ()
+
+
+def test_an_empty_side_of_a_file_is_removed_once_it_is_quiet_and_a_side_that_is_a_store_stays(tmp_path):
+    made_store(tmp_path / "done.h5")
+    made_store(tmp_path / "going.h5", stop_at=48)
+    side = tmp_path / "done.h5.zarr"
+    (side / "embedding").mkdir(parents=True)
+
+    assert gc(GcConfig(store=tmp_path)).found == ()
+    for path in (side / "embedding", side):
+        os.utime(path, (time.time() - 9999,) * 2)
+    report = gc(GcConfig(store=tmp_path))
+
+    assert [(path, what) for path, what, _ in report.found] == [(str(side), "side of a file that is finished")]
+    assert not side.exists()
+    assert open_store(tmp_path / "done.h5").finished
+    assert open_store(tmp_path / "going.h5").missing() == [range(48, 120)]
+
+
+def test_creations_that_were_killed_are_removed_through_the_command_beside_a_store_of_their_name(tmp_path):
+    store = made_store(tmp_path / "x.zarr")
+    mine = tmp_path / f".x.zarr.{socket.gethostname()}.{GONE}.tmp"
+    others = tmp_path / f".y.zarr.{socket.gethostname()}.{GONE}.tmp"
+    for place in (mine, others):
+        place.mkdir()
+        (place / "zarr.json").write_bytes(b"12345")
+
+    result = CliRunner().invoke(cli.main, ["gc", str(store), "--json"])
+
+    assert result.exit_code == 0
+    assert json.loads(result.output)["found"] == [
+        {"path": str(mine), "what": "unfinished creation or copy", "bytes": 5}
+    ]
+    assert not mine.exists()
+    assert others.exists()

@@ -196,11 +196,16 @@ def test_a_repair_without_the_images_is_refused_with_the_way_and_mends_what_it_c
 
 def test_other_images_are_not_taken_for_those_of_the_store(store, tmp_path):
     damage_rows(store)
-    others = pictures(tmp_path / "others", cat=20, dog=19)
+    fewer = pictures(tmp_path / "fewer", cat=20, dog=19)
+    others = pictures(tmp_path / "others", ant=20, bee=20)
 
     with pytest.raises(
+        StoreMismatchError, match=r"1 samples .* gone from the data.*'dog/019.png'.* right one with --data"
+    ):
+        checked(store, repair=True, data=str(fewer))
+    with pytest.raises(
         StoreMismatchError,
-        match=r"is not what made .*\n  fingerprint: the store has .*\n.*\nGive the right one with --data",
+        match=r"is not what made .*\n  fingerprint: the store has .*\nGive the right one with --data",
     ):
         checked(store, repair=True, data=str(others))
 

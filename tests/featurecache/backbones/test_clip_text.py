@@ -11,7 +11,7 @@ from featurecache.backbones import BackboneOptions, _clip_text, load_backbone
 from featurecache.errors import BackboneError, ConfigError
 from featurecache.features import ArraySpec
 from featurecache.requests import request_of, requested
-from tests.featurecache.backbones.clip_samples import COCA, TEXT, TIMM, VIT, written
+from tests.featurecache.backbones.clip_samples import COCA, RESNET, TEXT, TIMM, VIT, changed, written
 
 CLASSES, TEMPLATES = ("owl", "barn_door", "Sealyham terrier"), ("a photo of a {}.", "{} in a {} mood")
 PROMPTS = [
@@ -85,6 +85,48 @@ def test_norm_none_reaches_the_text_side(tiny):
 
     assert not torch.allclose(features[0]["text/eot"], features[1]["text/eot"], atol=1e-2)
     assert torch.equal(features[0]["text/embedding"], features[1]["text/embedding"])
+
+
+def test_the_projections_lead_both_last_layers_into_the_space_of_image_and_text(backbone):
+    owner, text = getattr(backbone.module, "text", backbone.module), backbone.text.features(CLASSES, TEMPLATES)
+    bias = getattr(owner.text_projection, "bias", None)
+    images = backbone.forward(torch.randn(2, *backbone.input_size), requested(backbone, layers="none", tokens="auto"))
+
+    space = backbone.text.space()
+
+    assert {len(values) for values in space.values()} == {1}
+    assert not [name for name, values in space.items() if values.dtype != torch.float32 or values.requires_grad]
+    torch.testing.assert_close(images["embedding"] @ space["text/image_projection"][0], images["projected"])
+    without_bias = text["text/embedding"] - (0 if bias is None else bias.detach())
+    torch.testing.assert_close(text["text/eot"][-1] @ space["text/projection"][0], without_bias)
+    assert space["text/logit_scale"].shape == (1, 1, 1)
+    assert space["text/logit_scale"].item() == pytest.approx(backbone.module.logit_scale.item())
+
+
+def test_the_projection_of_a_resnet_is_the_last_map_of_its_pooling_without_the_bias(tmp_path):
+    backbone = load_backbone(written(RESNET, tmp_path), BackboneOptions(weights="random:0"))
+    images = backbone.forward(torch.randn(2, *backbone.input_size), requested(backbone, layers="none", tokens="auto"))
+
+    matrix = backbone.text.space()["text/image_projection"][0]
+
+    bias = backbone.module.visual.attnpool.c_proj.bias.detach()
+    torch.testing.assert_close(images["embedding"] @ matrix + bias, images["projected"])
+
+
+def test_no_projection_is_the_identity_and_one_of_two_layers_is_left_out(tmp_path):
+    plain = {**TIMM, "embed_dim": 64, "text_cfg": {**TIMM["text_cfg"], "width": 64, "proj_type": "none"}}
+    models = [
+        load_backbone(
+            written(changed(config, timm_proj=way, timm_pool="avg"), tmp_path, way), BackboneOptions(weights="random:0")
+        )
+        for config, way in ((plain, "none"), (TIMM, "mlp"))
+    ]
+
+    none, mlp = (model.text.space() for model in models)
+
+    assert torch.equal(none["text/image_projection"], torch.eye(64)[None])
+    assert torch.equal(none["text/projection"], torch.eye(64)[None])
+    assert sorted(mlp) == ["text/logit_scale", "text/projection"]
 
 
 def test_many_prompts_go_through_in_parts_with_the_same_numbers(tiny, monkeypatch):

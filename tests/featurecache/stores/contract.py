@@ -15,7 +15,7 @@ import pytest
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreBusyError, StoreContentsError, StoreDamagedError, StoreError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header, Layer
-from featurecache.stores import _constants, create_store, gaps, open_store
+from featurecache.stores import _constants, create_store, gaps, of_classes, open_store
 
 ROWS, WIDTH, BATCH = 1000, 24, 32
 ARRAYS = (
@@ -26,7 +26,12 @@ ARRAYS = (
 
 
 CLASSES = ("cat", "dog", "emu", "fox", "gnu")
-CONSTANTS = (ArraySpec("text/embedding", (5, 2, 3), "float32"), ArraySpec("text/eot", (4, 5, 2, 6), "float32"))
+CONSTANTS = (
+    ArraySpec("text/embedding", (5, 2, 3), "float32"),
+    ArraySpec("text/eot", (4, 5, 2, 6), "float32"),
+    ArraySpec("text/projection", (1, 6, 3), "float32"),
+)
+"""The last one is of all classes alike."""
 PROMPTS = ("a photo of a {}.", "art of the {}")
 
 
@@ -54,7 +59,7 @@ def said(classes: range = range(len(CLASSES))) -> dict[str, np.ndarray]:
     made = {}
     for spec in CONSTANTS:
         whole = np.sin(np.arange(np.prod(spec.tail), dtype=np.float32) + len(spec.name)).reshape(spec.tail)
-        made[spec.name] = whole[..., classes.start : classes.stop, :, :]
+        made[spec.name] = of_classes(spec, whole, classes)
     return made
 
 
@@ -361,6 +366,26 @@ class StoreContract:
         store.finish()
         store.close()
 
+        assert files(grown) == files(spoken)
+
+    def test_an_array_of_all_classes_is_added_to_those_that_are_there_and_no_text_is_asked_for_again(
+        self, spoken, tmp_path
+    ):
+        grown, asked = tmp_path / f"grown{self.suffix}", []
+        before = dataclasses.replace(speaking(), constants=CONSTANTS[:2])
+        store = create_store(grown, before, table(), chunk_multiple=BATCH, constants=said)
+        fill(store)
+        store.finish()
+
+        def projection(classes: range) -> dict[str, np.ndarray]:
+            asked.append(classes)
+            return {"text/projection": said()["text/projection"]}
+
+        store.extend(speaking(), chunk_multiple=BATCH, constants=projection)
+        store.finish()
+        store.close()
+
+        assert asked == [range(1)]
         assert files(grown) == files(spoken)
 
     def test_a_damaged_array_of_the_classes_is_told_and_never_zeros(self, spoken):

@@ -1,0 +1,58 @@
+"""The answer: every run with its metrics and their 95 % intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from featurecache.reports import Table
+from pipelines.sections import Page, Run, Section
+
+
+def section(page: Page) -> Section:
+    """Show one line a run and split."""
+    names = list(dict.fromkeys(name for run in page.runs for name in _metrics(run)))
+    rows = [
+        (run.name, run.record["head"], _arrays(run), split, *(_shown(found.get(name)) for name in names))
+        for run in page.runs
+        for split, found in run.record["metrics"].items()
+    ]
+    costs = [
+        (run.name, run.record["parameters"], run.record["trained_parameters"], f"{run.record['seconds']:.1f}",
+         run.record["features"]["backbone"]["name"], run.record["features"]["data"]["name"])
+        for run in page.runs
+    ]  # fmt: skip
+    return Section(
+        title="Metrics",
+        text="Values with 95 % bootstrap intervals, over groups where the data has groups. Validation chose; test was only measured.",
+        tables=[
+            Table("", ("run", "head", "reads", "split", *names), rows),
+            Table("", ("run", "parameters", "of them trained", "seconds", "backbone", "data"), costs),
+        ],
+        values=[_values(run) for run in page.runs],
+    )
+
+
+def _metrics(run: Run) -> list[str]:
+    return [
+        name for found in run.record["metrics"].values() for name, value in found.items() if isinstance(value, dict)
+    ]
+
+
+def _arrays(run: Run) -> str:
+    arrays = run.record["arrays"]
+    return ", ".join(arrays) if len(arrays) <= 2 else f"{arrays[0]} ... {arrays[-1]} ({len(arrays)})"
+
+
+def _shown(measured: Any) -> str:
+    if not isinstance(measured, dict) or measured["value"] is None:
+        return ""
+    return f"{measured['value']:.4f} [{measured['low']:.4f}, {measured['high']:.4f}]"
+
+
+def _values(run: Run) -> dict[str, Any]:
+    """Return the record's numbers, and label and answer of every predicted row, so that they can be counted again."""
+    found: dict[str, Any] = {"run": run.name, "metrics": run.record["metrics"], "class_names": run.class_names}
+    if run.is_classification and run.predictions:
+        label, answer = run.answers
+        found["predicted"] = {"label": label.tolist(), "answer": answer.tolist()}
+    return found
