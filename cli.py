@@ -36,6 +36,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "train-head": ("pipelines.train_head:TrainHeadConfig", "Train a light head on the features of a store."),
     "report": ("pipelines.report:ReportConfig", "Write what runs came to as one self-contained page."),
     "predict": ("pipelines.predict:PredictConfig", "Say what a trained run sees in images."),
+    "evaluate": ("pipelines.evaluate:EvaluateConfig", "Measure a trained run on other data, classes matched by name."),
+    "export": ("pipelines.export:ExportConfig", "Write a run as one folder that predicts without this package."),
     "embed": ("pipelines.embed:EmbedConfig", "Write only the embeddings, as a .npy or .parquet file."),
     "demo": ("pipelines.demo:DemoConfig", "Run the whole pipeline once, with no download."),
     "data": ("pipelines.data:DataConfig", "Look at every image of a data set: counts, copies, what cannot be read."),

@@ -57,7 +57,11 @@ def test_one_console_script_is_installed(wheel):
     assert any(name.endswith("entry_points.txt") for name in wheel)
 
 
-OF_EXTRAS = {"featurecache/sources/_fast_jpeg.py": {"simplejpeg"}, "featurecache/places.py": {"fsspec"}}
+OF_EXTRAS = {
+    "featurecache/sources/_fast_jpeg.py": {"simplejpeg"},
+    "featurecache/places.py": {"fsspec"},
+    "pipelines/_standalone.py": {"onnxruntime"},
+}
 """File -> what it imports when it is asked for, and an extra installs."""
 
 
@@ -65,7 +69,7 @@ def test_what_is_imported_is_required():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     required = {re.split("[<>=]", line)[0].lower() for line in config["options"]["install_requires"].split()}
-    lines = "".join(config["options.extras_require"][name] for name in ("fast", "s3")).split()
+    lines = "".join(config["options.extras_require"][name] for name in ("fast", "s3", "onnx")).split()
     extras = {re.split("[<>=]", line)[0] for line in lines}
     distributions = importlib.metadata.packages_distributions()
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from featurecache.backbones import demo
 from featurecache.errors import DatasetNotFoundError, FeatureCacheError, RunError, UnreadableSampleError
+from featurecache.stores import open_store
 from pipelines.predict import PredictConfig, Predictor, run
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as train
@@ -140,3 +141,41 @@ def test_weights_that_moved_are_asked_for_and_others_refused(place, tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
         Predictor.load(tmp_path)
+
+
+def test_probabilities_are_those_of_the_answers_in_the_order_of_the_classes(place, predictor):
+    paths = [place / f"photos/test/{name}/2.png" for name in CLASSES]
+
+    found = predictor.predict_proba(paths, batch_size=2)
+
+    assert found.shape == (3, 3) and found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+    for row, prediction in zip(found, predictor.predict(paths), strict=True):
+        assert dict(zip(predictor.class_names, row.tolist(), strict=True)) == pytest.approx(
+            dict(prediction.top), abs=1e-5
+        )
+
+
+def test_vectors_are_the_pooled_ones_and_features_what_the_head_reads(place, predictor):
+    store = open_store(place / "store.zarr")
+    ids = list(np.asarray(store.table().sample_id)[:5])
+    paths = [place / "photos" / name for name in ids]
+
+    vectors, features = predictor.embed(paths), predictor.features(paths)
+
+    np.testing.assert_allclose(vectors, store.read("embedding", np.arange(5)), atol=1e-2, rtol=1e-2)
+    assert set(features) == {spec.name for spec in predictor.arrays} and len(features) == 12
+    for name, values in features.items():
+        np.testing.assert_allclose(values, store.read(name, np.arange(5)).astype(np.float32), atol=1e-2, rtol=1e-2)
+
+
+def test_one_picture_needs_no_list_and_unreadable_ones_are_not_a_number(place, predictor, tmp_path):
+    bad, good = tmp_path / "bad.png", place / "photos/test/red/0.png"
+    bad.write_bytes(b"no picture")
+
+    alone = predictor.predict_proba(str(good))
+    found = predictor.predict_proba([bad, good], on_error="skip")
+
+    assert np.isnan(found[0]).all() and np.isnan(predictor.embed([bad, good], on_error="skip")[0]).all()
+    np.testing.assert_allclose(found[1], alone[0], atol=1e-5)
+    assert predictor.predict(Image.open(good))[0].answer == "red"

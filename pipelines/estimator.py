@@ -1,0 +1,265 @@
+"""Heads as estimators of scikit-learn's kind: `HeadClassifier(head="ridge").fit(X, y)`, on arrays or on a store.
+
+They are built, solved and trained as by the verb `train-head`, so that everything of scikit-learn that takes a
+classifier (`clone`, `cross_val_score`, `GridSearchCV`, pipelines) takes the heads of this project too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from featurecache.checks import check
+from featurecache.errors import ConfigError
+from featurecache.places import Url
+from featurecache.sources.cached import CachedSource
+from featurecache.stores import FeatureStore, open_store
+from heads import HEADS, ClosedForm, HeadSpec
+from heads._checkpoint import build_head
+from pipelines._arrays import select_arrays
+from pipelines._fitting import Recipe, fit
+from pipelines._in_memory import InMemory
+from pipelines._outputs import outputs_of
+from pipelines._rows import labelled_rows, trainable
+from pipelines._stack import Member
+from pipelines._training import LEAST_EPOCHS, LEAST_STEPS, SOLVING_BATCH
+from pipelines.objectives.cross_entropy import build as cross_entropy
+
+ONLY = "embedding"
+"""Name of an array that is given without one."""
+
+Features = npt.ArrayLike | Mapping[str, Any] | str | Path | Url | FeatureStore
+"""(N, D) values; array name -> (N, ...) values, shallow to deep; or a store, or where one is."""
+
+
+class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A head of this project as a classifier; whatever is not named here is an option of the head.
+
+    After `fit`: `classes_`, `head_` (the module), `chosen_` (what a closed form chose), `best_epoch_`, `history_`.
+    """
+
+    def __init__(
+        self,
+        head: str = "logistic",
+        *,
+        epochs: int | None = None,
+        lr: float | None = None,
+        weight_decay: float = 0.01,
+        batch_size: int = 256,
+        standardise: bool = True,
+        validation: float = 0.1,
+        layers: str | None = None,
+        tokens: str = "auto",
+        seed: int = 0,
+        device: str = "cpu",
+        **options: Any,
+    ) -> None:
+        """Note the settings; they are those of `train-head`, and checked by `fit`.
+
+        Args:
+            head: its name.
+            epochs: passes over the rows; None: as many as make 1000 steps, but at least 50. 0: closed form alone.
+            lr: None: the head's own.
+            weight_decay: decoupled, of adamw.
+            batch_size: rows a step.
+            standardise: by the mean and standard deviation of the rows it learns from.
+            validation: share of the rows by which the best epoch is chosen, where the head is trained; a store has its own.
+            layers: of a store, as `--layers`.
+            tokens: of a store, as `--tokens`.
+            seed: of the start, of dropout, of the order of the rows and of the validation rows.
+            device: to train on.
+            options: of the head.
+        """
+        self.head, self.epochs, self.lr, self.weight_decay, self.batch_size = head, epochs, lr, weight_decay, batch_size
+        self.standardise, self.validation, self.layers, self.tokens = standardise, validation, layers, tokens
+        self.seed, self.device, self.options = seed, device, options
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return every setting, the head's options too."""
+        return {**super().get_params(deep), **self.options}
+
+    def set_params(self, **params: Any) -> HeadClassifier:
+        """Change settings or options of the head."""
+        own = super().get_params(deep=False).keys()
+        for name, value in params.items():
+            if name in own:
+                setattr(self, name, value)
+            else:
+                self.options = {**self.options, name: value}
+        return self
+
+    def fit(self, X: Features, y: npt.ArrayLike | None = None) -> HeadClassifier:
+        """Train on arrays and labels, or on the training rows of a store.
+
+        Raises:
+            ConfigError: settings, arrays or labels that cannot work; lists all problems.
+            UnknownNameError: there is no such head.
+            StoreError: the store cannot be used so.
+        """
+        room = HEADS.load(self.head)
+        check(
+            (self.epochs is None or self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
+            (self.lr is None or self.lr > 0, f"lr must be positive, got {self.lr}"),
+            (0 < self.validation < 1, f"validation must be a share between 0 and 1, got {self.validation}"),
+        )
+        train, validation, combine = self._from_store(X, room) if _is_store(X) else self._from_arrays(X, y)
+        first = next(iter(train.batches(1))).arrays
+        spec = HeadSpec(
+            shapes={name: tuple(values.shape[1:]) for name, values in first.items()}, num_classes=len(self.classes_),
+            combine=combine, constants=_constants(room, train, self.head),
+        )  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            self._train(room, spec, train, validation)
+        return self
+
+    def _from_store(self, X: Any, room: Any) -> tuple[CachedSource, CachedSource | None, Any]:
+        store = _opened(X)
+        if store.header.task != "classification":
+            raise ConfigError([f"{store.path} holds a {store.header.task} task; train it with train-head"])
+        arrays, combine = select_arrays(store.header, room.CONSUMES, self.layers, self.tokens)
+        train, validation = (CachedSource(store, arrays, labelled_rows(store, split)) for split in ("train", "val"))
+        check(*trainable(train))
+        self.classes_ = np.array(store.header.class_names)
+        self.names_ = arrays
+        return train, validation if len(validation) else None, combine
+
+    def _from_arrays(self, X: Any, y: Any) -> tuple[InMemory, InMemory | None, Any]:
+        arrays = _tensors(X)
+        if y is None:
+            raise ConfigError(["y is missing: give one label a row, or fit on a store, which knows its labels"])
+        labels, rows = np.asarray(y), len(next(iter(arrays.values())))
+        check(
+            (labels.shape == (rows,), f"y must hold {rows} labels, one a row, got the shape {labels.shape}"),
+            (len(np.unique(labels)) > 1, "all labels are of one class, so there is nothing to tell apart"),
+        )
+        self.classes_, targets = np.unique(labels, return_inverse=True)
+        self.names_ = tuple(arrays)
+        self.n_features_in_ = sum(values[0].numel() for values in arrays.values())
+        return InMemory(arrays, torch.from_numpy(targets.astype(np.int64))), None, "concat"
+
+    def _train(self, room: Any, spec: HeadSpec, train: Any, validation: Any) -> None:
+        """Build the head, solve it where it has a closed form, and train what is left to be trained."""
+        options = {**self.options}
+        probe = build_head(self.head, spec, options)
+        learns = self.epochs != 0 and any(p.requires_grad for p in probe.parameters())
+        if learns and isinstance(train, InMemory):
+            train, validation = self._parted(train)
+        if self.standardise and getattr(room, "STANDARDISED", True):
+            spec = replace(spec, statistics=train.statistics())
+        torch.manual_seed(self.seed)
+        head = build_head(self.head, spec, options)
+        member = Member(head, self.lr or room.LEARNING_RATE or 0.0, self.weight_decay, None, torch.get_rng_state())
+        self.chosen_ = head.solve(train.walk(SOLVING_BATCH)) if isinstance(head, ClosedForm) else {}
+        steps = math.ceil(len(train) / self.batch_size)
+        epochs = max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps)) if self.epochs is None else self.epochs
+        recipe = Recipe(epochs=epochs, batch_size=self.batch_size, data_seed=self.seed, device=self.device)
+        fit([member], train, validation, cross_entropy("classification").to(self.device), recipe, "classification")
+        self.head_: nn.Module = head
+        self.best_epoch_, self.history_ = member.best_epoch, member.history
+
+    def _parted(self, train: InMemory) -> tuple[InMemory, InMemory | None]:
+        """Return the rows to learn from and those to choose by; None where the classes are too small to be parted."""
+        labels = train.targets[torch.from_numpy(train.rows)].numpy()
+        held = max(round(self.validation * len(labels)), len(self.classes_))
+        if np.bincount(labels).min() < 2 or len(labels) - held < len(self.classes_):
+            return train, None
+        parts = train_test_split(train.rows, test_size=held, stratify=labels, random_state=self.seed)
+        learned, kept = (InMemory(train.arrays, train.targets, np.sort(part)) for part in parts)
+        return learned, kept
+
+    def decision_function(self, X: Features) -> npt.NDArray[np.float32]:
+        """Return (N, C) logits, of arrays or of the test rows of a store."""
+        check_is_fitted(self, "head_")
+        return self._outputs(X)[0]
+
+    def _outputs(self, X: Features) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        source: InMemory | CachedSource
+        if _is_store(X):
+            store = _opened(X)
+            source = CachedSource(store, self.names_, labelled_rows(store, "test"))
+        else:
+            arrays = _tensors(X)
+            if set(arrays) != set(self.names_):
+                raise ConfigError([f"it was fitted on {', '.join(self.names_)}, but X has {', '.join(arrays)}"])
+            source = InMemory(arrays, torch.zeros(len(next(iter(arrays.values()))), dtype=torch.int64))
+        logits, targets = outputs_of(self.head_, source, self.device)
+        return logits.numpy(), targets.numpy()
+
+    def predict_proba(self, X: Features) -> npt.NDArray[np.float32]:
+        """Return (N, C) probabilities in the order of `classes_`."""
+        found: npt.NDArray[np.float32] = torch.from_numpy(self.decision_function(X)).softmax(-1).numpy()
+        return found
+
+    def predict(self, X: Features) -> npt.NDArray[Any]:
+        """Return (N,) labels, of arrays or of the test rows of a store."""
+        best = self.decision_function(X).argmax(-1)
+        found: npt.NDArray[Any] = self.classes_[best]
+        return found
+
+    def score(self, X: Features, y: npt.ArrayLike | None = None, sample_weight: npt.ArrayLike | None = None) -> float:
+        """Return the accuracy; without `y`, on the test rows of a store."""
+        if y is not None:
+            return float(super().score(X, y, sample_weight))
+        if not _is_store(X):
+            raise ConfigError(["y is missing: give one label a row, or a store, which knows its labels"])
+        logits, targets = self._outputs(X)
+        weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        return float(np.average(logits.argmax(-1) == targets, weights=weights))
+
+
+def _is_store(X: Any) -> bool:
+    return isinstance(X, (str, Path, Url)) or hasattr(X, "header")
+
+
+def _opened(X: Any) -> FeatureStore:
+    return X if hasattr(X, "header") else open_store(X)
+
+
+def _tensors(X: Any) -> dict[str, Tensor]:
+    """Return array name -> (N, ...) float32.
+
+    Raises:
+        ConfigError: values that are no numbers, not finite, or of unequal length; lists every problem.
+    """
+    given = dict(X) if isinstance(X, Mapping) else {ONLY: X}
+    problems, arrays = [], {}
+    for name, values in given.items():
+        try:
+            arrays[name] = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            problems.append(f"{name} does not hold numbers: {error}")
+            continue
+        if arrays[name].ndim < 2 or not len(arrays[name]):
+            problems.append(f"{name} must be (N, D) with N > 0, got the shape {tuple(arrays[name].shape)}")
+        elif not arrays[name].isfinite().all():
+            problems.append(f"{name} holds NaN or infinity")
+    if len({len(values) for values in arrays.values()}) > 1:
+        counts = ", ".join(f"{name} {len(values)}" for name, values in arrays.items())
+        problems.append(f"the arrays have unequal numbers of rows: {counts}")
+    if not given:
+        problems.append("there is no array")
+    if problems:
+        raise ConfigError(problems)
+    return arrays
+
+
+def _constants(room: Any, train: Any, name: str) -> dict[str, Tensor]:
+    needed = getattr(room, "CONSTANTS", ())
+    lacking = [array for array in needed if array not in train.constants]
+    if lacking:
+        raise ConfigError(
+            [f"the head {name} reads {', '.join(lacking)}: fit it on a store that was made with --prompts"]
+        )
+    return {array: train.constants[array] for array in needed}
