@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.model_selection import KFold, StratifiedGroupKFold
 
 from featurecache.checks import check
@@ -15,7 +18,7 @@ from pipelines._rows import labelled_rows
 from pipelines.protocols import Fold, Part, Plan, Rows, Trial, rows_of
 
 VALIDATION_FOLDS = 10
-"""One of these parts of what is not tested is validation."""
+"""One of so many parts of what is not tested is validation; of fewer where there are fewer groups."""
 
 
 def plan(
@@ -56,6 +59,12 @@ def _own(store: FeatureStore, seed: int, test: str) -> Trial:
 
 def _fold(store: FeatureStore, folds: int, seed: int, place: int) -> Trial:
     rows = rows_of(store)
+    names, _ = _groups(store, rows)
+    if len(names) < max(folds, 3):
+        raise StoreContentsError(
+            f"{store.path} has {len(names)} groups of rows, too few for {folds} folds and a validation beside them."
+        )
+    _need_groups(store, rows)
     parts = parted(store, rows, folds, seed_of("holdout", seed, folds))
     rest = np.sort(np.concatenate([part for number, part in enumerate(parts) if number != place]))
     chosen = parted(store, rest, VALIDATION_FOLDS, seed_of("holdout validation", seed, folds, place))[0]
@@ -67,34 +76,39 @@ def _fold(store: FeatureStore, folds: int, seed: int, place: int) -> Trial:
     return Trial(name=fold.name, labels={"seed": seed, "fold": place}, fold=fold, tests=tests)
 
 
-def parted(store: FeatureStore, rows: Rows, parts: int, seed: int) -> list[Rows]:
-    """Return the rows in parts that hold whole groups and, of a classification, every class alike.
+def _groups(store: FeatureStore, rows: Rows) -> tuple[npt.NDArray[Any], Rows]:
+    """Return the names of the groups, and the group of every row; a row without one is its own."""
+    column = np.asarray(store.table().group)[rows]
+    return np.unique(
+        [name or f"\0{row}" for row, name in zip(rows.tolist(), column, strict=True)], return_inverse=True
+    )
 
-    Raises:
-        StoreContentsError: there are fewer groups than parts.
-    """
-    table = store.table()
-    groups = [group or f"\0{row}" for row, group in zip(rows.tolist(), np.asarray(table.group)[rows], strict=True)]
-    names, members = np.unique(groups, return_inverse=True)
-    if len(names) < parts:
-        raise StoreContentsError(f"{store.path} has {len(names)} groups of rows, fewer than {parts} parts. Take fewer.")
-    state = seed % 2**32
+
+def parted(store: FeatureStore, rows: Rows, parts: int, seed: int) -> list[Rows]:
+    """Return the rows in parts that hold whole groups and, of a classification, every class alike; fewer if groups are fewer."""
+    (names, members), state = _groups(store, rows), seed % 2**32
+    parts = min(parts, len(names))
     if store.header.task != "classification":
         drawn = KFold(parts, shuffle=True, random_state=state).split(names)
         return [rows[np.isin(members, some)] for _, some in drawn]
-    targets = np.asarray(table.target)[rows]
-    _need_groups(store, targets, members, parts)
-    drawn = StratifiedGroupKFold(parts, shuffle=True, random_state=state).split(rows, targets, members)
-    return [rows[np.sort(places)] for _, places in drawn]
+    targets = np.asarray(store.table().target)[rows]
+    parts = min(parts, int(np.bincount(targets).max()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a class with fewer rows than parts: some parts are without it
+        found = list(StratifiedGroupKFold(parts, shuffle=True, random_state=state).split(rows, targets, members))
+    return [rows[np.sort(places)] for _, places in found]
 
 
-def _need_groups(store: FeatureStore, targets: Rows, members: Rows, parts: int) -> None:
-    """Refuse a class that cannot be in two parts."""
-    pairs = np.unique(np.stack([targets, members]), axis=1)
-    counts = np.bincount(pairs[0], minlength=len(store.header.class_names))
-    few = [f"{store.header.class_names[i]} ({counts[i]})" for i in np.unique(targets) if counts[i] < min(parts, 2)]
+def _need_groups(store: FeatureStore, rows: Rows) -> None:
+    """Refuse a class that cannot be learnt from and tested."""
+    if store.header.task != "classification":
+        return
+    names = store.header.class_names
+    pairs = np.unique(np.stack([np.asarray(store.table().target)[rows], _groups(store, rows)[1]]), axis=1)
+    counts = np.bincount(pairs[0], minlength=len(names))
+    few = [names[i] for i in np.flatnonzero(counts == 1)]
     if few:
         raise StoreContentsError(
-            f"{store.path} cannot be divided into {parts} parts: all rows of {', '.join(few)} are in one group, so that "
-            "they would be learnt from or tested, not both."
+            f"{store.path} cannot be divided into folds: all rows of {', '.join(few)} are in one group, so that they would "
+            "be learnt from or tested, not both."
         )
