@@ -36,6 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "pipelines.run_protocol:RunProtocolConfig",
         "Compare heads over the trials of a protocol, with intervals.",
     ),
+    "leaks": ("pipelines.find_leaks:LeaksConfig", "Find test images that are near-duplicates of training images."),
     "report": ("pipelines.report:ReportConfig", "Write what runs came to as one self-contained page."),
     "predict": ("pipelines.predict:PredictConfig", "Say what a trained run sees in images."),
     "embed": ("pipelines.embed:EmbedConfig", "Write only the embeddings, as a .npy or .parquet file."),

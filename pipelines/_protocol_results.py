@@ -36,7 +36,9 @@ def results_of(protocol: str, works: Sequence[Work]) -> dict[str, Any]:
                     for a in range(len(mine)) for b in range(a + 1, len(mine))
                 ]  # fmt: skip
     trained = works[0].plan.trials[0].fold.train.store.header.task
-    lines = [_trial_line(protocol, work, trial, test) for work in works for trial in work.plan.trials for test in trial.tests]
+    lines = [
+        _trial_line(protocol, work, trial, test) for work in works for trial in work.plan.trials for test in trial.tests
+    ]
     return {"metric": primary(trained), "results": results, "differences": differences, "trials": lines}
 
 

@@ -113,9 +113,7 @@ def train_fold(fold: Fold, work: Work) -> list[Trained]:
     validation = source_of(fold.validation, work.arrays) if fold.validation is not None else None
     found: dict[int, Trained] = {}
     for kind, numbers in kinds.items():
-        training = replace(
-            work.training, data_seed=work.training.data_seed + fold.seed, quiet=True, **json.loads(kind)
-        )
+        training = replace(work.training, data_seed=work.training.data_seed + fold.seed, quiet=True, **json.loads(kind))
         cells = [asked[number][0] for number in numbers]
         found |= dict(zip(numbers, train_cells(cells, train, validation, training), strict=True))
     return [found[number] for number in range(len(asked))]

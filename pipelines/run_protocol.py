@@ -19,7 +19,8 @@ from featurecache.reports import Table
 from featurecache.runs import RECORD, discard, is_done, read_run, write_record
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS
-from pipelines._cells import Cell, cells_of
+from pipelines._cells import ALIASES, cells_of
+from pipelines._leaks import remarks_on
 from pipelines._protocol_results import results_of, tables, write_results
 from pipelines._rows import trainable
 from pipelines._training import Problem, Training, problems_of
@@ -43,6 +44,9 @@ class RunProtocolConfig(Training):
     """Heads to compare, separated by commas; differences are against the first; default: the one of --head."""
     sweep: Mapping[str, Any] = field(default_factory=dict)
     """Settings that every trial chooses from on its own validation, as for train-head: NAME=V1,V2 or FIRST..LAST/COUNT; may be given several times."""
+
+    leaks: bool = True
+    """Look for test rows that are near-duplicates of rows that are learnt from, and say so."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,8 +186,12 @@ def _refused(work: Work, config: RunProtocolConfig) -> list[str]:
     settings = {cell.setting for cell, _ in cells_in(trials[0].fold, work.cells)}
     for trial in trials:
         if len(settings) > 1 and not trial.judges and trial.fold.validation is None:
-            found.append(f"several settings are chosen from on validation rows, and {work.title} has none: {trial.name}")
-        drawn = {name for setting in trial.fold.settings for name in setting} & {*config.sweep, *_ALSO(config.sweep)}
+            found.append(
+                f"several settings are chosen from on validation rows, and {work.title} has none: {trial.name}"
+            )
+        swept = {ALIASES.get(name, name) for name in config.sweep}
+        swept |= {"lr_factor"} if "lr" in swept else set()
+        drawn = {name for setting in trial.fold.settings for name in setting} & swept
         if drawn:
             found.append(f"the protocol draws {', '.join(sorted(drawn))} itself: leave it out of --sweep")
     foreign = [t for t in trials if any(_other_classes(t, part) for part in t.tests)]
@@ -193,10 +201,6 @@ def _refused(work: Work, config: RunProtocolConfig) -> list[str]:
             "Take one that reads the words of the classes, such as lfa_clip, clip_adapter or zero_shot"
         )
     return found
-
-
-def _ALSO(sweep: Mapping[str, Any]) -> set[str]:
-    return {"lr_factor"} if "lr" in sweep else set()
 
 
 def _other_classes(trial: Trial, name: str) -> bool:
@@ -209,12 +213,12 @@ def run_protocol(asked: Asked, works: Sequence[Work], config: RunProtocolConfig)
     for work in works:
         for trial in work.plan.trials:
             _write_rows(config.out / "rows" / work.title / trial.name, trial)
+    remarks = _remarks(works, config)
     total = sum(len(work.plan.trials) for work in works)
     done = sum(work.done(trial) for work in works for trial in work.plan.trials)
     with Bar(asked.full, total, done, config.quiet, unit="trials") as bar:
         for _ in _carried_out(works):
             bar.advance(1, watch)
-    remarks = list(dict.fromkeys(remark for work in works for trial in work.plan.trials for remark in trial.remarks))
     results = results_of(asked.full, works)
     record = {
         "protocol": asked.full, "heads": config.named_heads, "stores": [str(place) for place in config.stores], **results,
@@ -223,6 +227,18 @@ def run_protocol(asked: Asked, works: Sequence[Work], config: RunProtocolConfig)
     record["files"] = write_results(config.out, record, works[0].plan.curve)
     write_record(config.out, record)
     return ProtocolReport(config.out, record)
+
+
+def _remarks(works: Sequence[Work], config: RunProtocolConfig) -> list[str]:
+    """Return what is to be said of the rows of the trials, and log it: nobody should wait for numbers that deceive."""
+    found = [remark for work in works for trial in work.plan.trials for remark in trial.remarks]
+    if config.leaks:
+        plans = {work.title: work.plan for work in works}
+        found += [remark for title, plan in plans.items() for remark in remarks_on(title, plan.trials)]
+    found = list(dict.fromkeys(found))
+    for remark in found:
+        log.warning(remark)
+    return found
 
 
 def _carried_out(works: Sequence[Work]) -> Iterator[Trial]:

@@ -78,7 +78,9 @@ def parse(text: str) -> Asked:
     except ConfigError as refused:
         problems += refused.problems
     check(*((False, problem) for problem in problems))
-    defaults = {p.name: p.default for p in inspect.signature(module.plan).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    defaults = {
+        p.name: p.default for p in inspect.signature(module.plan).parameters.values() if p.kind is p.KEYWORD_ONLY
+    }
     return Asked(plain, module, {**defaults, **bound})
 
 
@@ -88,7 +90,9 @@ def _options(tail: str) -> tuple[dict[str, str], list[str]]:
     for word in filter(None, tail.split("&")):
         name, sign, value = word.partition("=")
         if not sign or not value or name in given:
-            problems.append(f"{word!r} is not key=value, or is there twice. The form is NAME:ARGUMENT?key=value&key=value")
+            problems.append(
+                f"{word!r} is not key=value, or is there twice. The form is NAME:ARGUMENT?key=value&key=value"
+            )
         given[name] = value
     return given, problems
 

@@ -17,9 +17,7 @@ PAPER = "Conditional Prompt Learning for Vision-Language Models (2022)"
 ARGUMENT = "shots"
 
 
-def plan(
-    stores: Sequence[FeatureStore], *, shots: tuple[int, ...] = (16,), seed: tuple[int, ...] = (1, 2, 3)
-) -> Plan:
+def plan(stores: Sequence[FeatureStore], *, shots: tuple[int, ...] = (16,), seed: tuple[int, ...] = (1, 2, 3)) -> Plan:
     """Return one trial for every number of shots and seed, with the tests `base` and `new`.
 
     Classes are in the order of their numbers, which is that of their names in a folder; the first ceil(n / 2) are base.

@@ -12,9 +12,8 @@ from featurecache.errors import ConfigError, StoreContentsError
 from featurecache.features import differences
 from featurecache.stores import FeatureStore
 from pipelines._rows import labelled_rows
-from pipelines.protocols import Fold, Part, Plan, Trial, need_classes, of_classes, rows_of
+from pipelines.protocols import Fold, Part, Plan, Rows, Trial, need_classes, of_classes, rows_of
 from pipelines.protocols.few_shot import drawn_fold
-from pipelines.protocols._trials import Rows
 
 PAPER = "Conditional Prompt Learning for Vision-Language Models (2022)"
 TOGETHER = True

@@ -40,7 +40,9 @@ def plan(
     return Plan(trials=trials, over=("seed",), curve="shots" if len(shots) > 1 else "")
 
 
-def drawn_fold(store: FeatureStore, shots: int, seed: int, classes: Sequence[int], view: FeatureStore | None = None) -> Fold:
+def drawn_fold(
+    store: FeatureStore, shots: int, seed: int, classes: Sequence[int], view: FeatureStore | None = None
+) -> Fold:
     """Return K rows of each of `classes` and a validation of min(K, 4), a fixed function of (fingerprint, shots, seed).
 
     Where the split `val` has too few rows of a class, those of `train` that are left, of other groups, make it up.

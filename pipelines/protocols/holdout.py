@@ -79,9 +79,7 @@ def _fold(store: FeatureStore, folds: int, seed: int, place: int) -> Trial:
 def _groups(store: FeatureStore, rows: Rows) -> tuple[npt.NDArray[Any], Rows]:
     """Return the names of the groups, and the group of every row; a row without one is its own."""
     column = np.asarray(store.table().group)[rows]
-    return np.unique(
-        [name or f"\0{row}" for row, name in zip(rows.tolist(), column, strict=True)], return_inverse=True
-    )
+    return np.unique([name or f"\0{row}" for row, name in zip(rows.tolist(), column, strict=True)], return_inverse=True)
 
 
 def parted(store: FeatureStore, rows: Rows, parts: int, seed: int) -> list[Rows]:

@@ -72,7 +72,10 @@ def plan(
             f"{least}. Give the data a column `domain` (a manifest) or folders of domains, and extract again."
         )
     found = [
-        house.trial(target, seed, rule) for target in range(len(house.domains)) for seed in range(trials) for rule in select
+        house.trial(target, seed, rule)
+        for target in range(len(house.domains))
+        for seed in range(trials)
+        for rule in select
     ]
     return Plan(trials=found, over=("trial",))
 

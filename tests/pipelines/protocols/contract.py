@@ -54,7 +54,9 @@ class ProtocolContract:
         assert [trial.name for trial in first.trials] == [trial.name for trial in again.trials]
         for one, other in zip(first.trials, again.trials, strict=True):
             np.testing.assert_array_equal(one.fold.train.rows, other.fold.train.rows)
-            assert [dict(setting) for setting in one.fold.settings] == [dict(setting) for setting in other.fold.settings]
+            assert [dict(setting) for setting in one.fold.settings] == [
+                dict(setting) for setting in other.fold.settings
+            ]
 
     def test_names_are_unique_and_good_for_files_and_labels_say_what_is_averaged(self, opened):
         plan = self.plan(opened)

@@ -202,7 +202,9 @@ def test_honest_roles_keep_groups_together_where_reference_roles_are_refused(tmp
 
 
 def test_a_store_without_domains_is_refused_with_the_way_out(tmp_path):
-    with pytest.raises(StoreContentsError, match="has 0 domains, and leave-one-domain-out needs at least 2. Give the data"):
+    with pytest.raises(
+        StoreContentsError, match="has 0 domains, and leave-one-domain-out needs at least 2. Give the data"
+    ):
         parse("leave-one-domain-out").plan([opened(tmp_path)])
     two = opened(tmp_path, domain=[("art", "photo")[row // 3 % 2] for row in range(60)])
     with pytest.raises(StoreContentsError, match=r"2 domains \(art, photo\), and .* at least 3"):
