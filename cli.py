@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import errno
 import importlib
 import inspect
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -89,8 +91,19 @@ class Verbs(click.Group):
             with _terminable():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("Interrupted. What is committed stays; the same command goes on where it stopped.", err=True)
+            click.echo(f"Interrupted. {_rest(ctx.invoked_subcommand)}", err=True)
             sys.exit(75)
+
+
+BEGINS_AGAIN = ("predict", "merge", "convert", "demo")
+"""Verbs that keep nothing of a run that was stopped: they write the whole of what they make, or none of it."""
+
+
+def _rest(verb: str | None) -> str:
+    """Return what the same command will do after an interrupt."""
+    if verb and _plain(verb) in BEGINS_AGAIN:
+        return "Nothing that was there is lost, and nothing half-made counts; the same command begins again."
+    return "What is committed stays; the same command goes on where it stopped."
 
 
 def _plain(name: str) -> str:
@@ -194,26 +207,47 @@ def _call(act: Callable[[Any], Any], config: Any, values: dict[str, Any]) -> Non
     except (FeatureCacheError, _logme_error()) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 1))
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {place}{error.strerror}. {NOTHING_LOST}", err=True)
+        sys.exit(1)
     _show(report, as_json)
     if code := getattr(report, "exit_code", 0):
         sys.exit(code)
 
 
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+"""What a disk refuses, of which no program is to blame; whoever knows more of the place says more than `_call` does."""
+NOTHING_LOST = "Nothing that was committed is lost: make room or restore access, then run the same command again."
+
+
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM, which schedulers send, stop the act as Ctrl-C does; only the main thread hears of signals."""
+    """Let SIGTERM, which schedulers send, stop the act as Ctrl-C does; only the main thread hears of signals.
+
+    The act ends in order: what is complete is committed. A second signal ends the process at once, as a kill would.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    heard: list[int] = []
 
-    def stop(*_: object) -> None:
+    def stop(number: int, _: object) -> None:
+        if heard:
+            os.write(2, b"Ended at once. What is committed stays.\n")
+            os._exit(75)
+        heard.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if not heard:  # else a second one still has to end the end
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _logme_error() -> type[Exception]:

@@ -116,11 +116,6 @@ def _refuse_infinite(values: Tensor, cast: Tensor, spec: ArraySpec, ids: Sequenc
     )
 
 
-def as_numbers(stored: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
-    """Return stored values as numbers NumPy knows: bfloat16, kept as uint16, becomes float32; others stay."""
-    return (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else stored
-
-
 def as_tensor(stored: npt.NDArray[Any], dtype: str) -> Tensor:
     """Return stored values as a tensor of their logical dtype, sharing memory."""
     tensor = torch.from_numpy(stored.view(stored.dtype.newbyteorder("=")))

@@ -102,6 +102,10 @@ class RunError(FeatureCacheError, ValueError):
     """A run folder that is missing, incomplete, or holds another run."""
 
 
+class RunWriteError(RunError):
+    """A run cannot be written where it is to be; what is there of it goes on later."""
+
+
 class InterruptedRunError(FeatureCacheError):
     """The user stopped a run that can go on later."""
 

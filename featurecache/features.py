@@ -163,6 +163,11 @@ class Header:
         return cls(**plain)
 
 
+def as_numbers(stored: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    """Return stored values as numbers NumPy knows: bfloat16, kept as uint16, becomes float32; others stay."""
+    return (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else stored
+
+
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     """Return (field, value in `ours`, value in `theirs`) wherever two nested identities differ, by dotted field name."""
     found: list[tuple[str, Any, Any]] = []

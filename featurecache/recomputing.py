@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from featurecache.backbones import Backbone
-from featurecache.casting import as_numbers, stored_form
+from featurecache.casting import stored_form
 from featurecache.datasets import ImageDataset
 from featurecache.decoders import Decoder, decoder_known_by
 from featurecache.devices import environment
 from featurecache.errors import StoreMismatchError
-from featurecache.features import ArraySpec, Header
+from featurecache.features import ArraySpec, Header, as_numbers
 from featurecache.progress import Stopwatch
 from featurecache.provenance import provenance
 from featurecache.requests import request_of

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from featurecache.errors import RunError
+from featurecache.errors import FeatureCacheError, RunError, RunWriteError
 from featurecache.features import differences
 from featurecache.files import json_bytes, write_atomic
 
@@ -51,6 +52,20 @@ def discard(folder: Path) -> None:
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write the record, which is what makes a run finished; called last."""
     write_atomic(folder / RECORD, json_bytes(record))
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses while a run is written into a `RunError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FeatureCacheError):  # of the store that is read meanwhile
+            raise
+        raise RunWriteError(
+            f"cannot write the run {folder}: {error.strerror or error}. It does not count as finished: make room or "
+            "restore access, then run the same command again, which goes on."
+        ) from error
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

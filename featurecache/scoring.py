@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 import logme
-from featurecache.casting import as_numbers
-from featurecache.features import ArraySpec, parse_layer_array
+from featurecache.errors import StoreNotFoundError
+from featurecache.features import ArraySpec, as_numbers, parse_layer_array
 from featurecache.files import json_bytes, write_atomic
-from featurecache.stores import FeatureStore, digests
+from featurecache.stores import FeatureStore, digests, store_exists
 
 log = logging.getLogger("featurecache")
 
@@ -37,7 +37,8 @@ def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
     rows = scored_rows(store) if fresh else np.empty(0, np.int64)
     targets = np.asarray(store.table().target)[rows]
     if len(rows) and bool((targets != targets[0]).any()):
-        kept.add(score_array(store, spec, rows) for spec in fresh)
+        for spec in fresh:  # each is kept at once, so that a stopped run goes on
+            kept.add([score_array(store, spec, rows)])
     return [kept.entries[spec.name] for spec in arrays if spec.name in kept.entries]
 
 
@@ -45,7 +46,7 @@ class KeptScores:
     """The scores of one metric that are kept beside a store, as far as they are of the rows that it holds now."""
 
     def __init__(self, store: FeatureStore, metric: str) -> None:
-        self.path = store.notes / "scores" / f"{metric}.json"
+        self.path, self._store = store.notes / "scores" / f"{metric}.json", store.path
         self._digests = digests(store)
         read = read_scores(self.path) or {}
         self.entries: dict[str, dict[str, Any]] = {
@@ -61,6 +62,8 @@ class KeptScores:
         self.entries = {name: self.entries[name] for name in self._digests if name in self.entries}
         of = {name: self._digests[name] for name in self.entries}
         content = {"version": VERSION, "of": of, "scores": list(self.entries.values())}
+        if not store_exists(self._store):  # else its folder would stand there again, with nothing but scores in it
+            raise StoreNotFoundError(f"{self._store} was removed while it was scored.")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, json_bytes({"crc32": _checksum(content), **content}))

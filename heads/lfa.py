@@ -9,7 +9,7 @@ values are logits. By default the values start at the closed-form ridge over all
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from featurecache.checks import check
 from featurecache.features import FeatureBatch
 from heads import HeadSpec
-from heads._inputs import Inputs
-from heads.ridge import as_logits, solve_ridge
+from heads._inputs import Inputs, alike
+from heads.ridge import RidgeFit, as_logits, solve_ridge
 
 PAPER = "Efficient Transfer Learning driven by Layer-wise Features Aggregation (2024)"
 CONSUMES = "all"
@@ -68,20 +68,37 @@ class LayerAttention(nn.Module):
 
         "ridge": over all layers together; "probe": over the last layer alone; "published": nothing is set.
         """
-        if self.start == "published":
-            return {}
+        return solve_together([self], batches)[0]
+
+    def asks(self) -> Inputs:
+        """Return what the closed form of the start reads: every layer, or the last one alone."""
         names = self.inputs.names[-1:] if self.start == "probe" else self.inputs.names
         spec = replace(self.spec, shapes={name: self.spec.shapes[name] for name in names}, combine="concat")
-        read = Inputs(spec).to(self.bias.device)
-        fitted = solve_ridge(read, batches, spec)
-        weight, bias = as_logits(fitted, spec.task)
-        pieces = dict(zip(names, weight.T.split(read.widths, dim=1), strict=True))
+        return Inputs(spec).to(self.bias.device)
+
+    def take(self, read: Inputs, fitted: RidgeFit) -> dict[str, float]:
+        """Set the values to a solution over the arrays that `read` joins; returns what was chosen."""
+        weight, bias = as_logits(fitted, self.spec.task)
+        pieces = dict(zip(read.names, weight.T.split(read.widths, dim=1), strict=True))
         with torch.no_grad():
             self.bias.copy_(bias)
             for name, value in zip(self.inputs.names, self.values, strict=True):
                 piece = pieces.get(name)
                 value.weight.copy_(torch.zeros_like(value.weight) if piece is None else piece * len(self.values))
-        return {"lambda_per_row": fitted.penalty, "leave_one_out_error": min(fitted.errors)}
+        return fitted.chosen()
+
+
+def solve_together(heads: Sequence[LayerAttention], batches: Iterable[FeatureBatch]) -> list[dict[str, float]]:
+    """Start many heads; those that start at the ridge over the same arrays share it."""
+    found: list[dict[str, float]] = [{} for _ in heads]
+    places = [place for place, head in enumerate(heads) if head.start != "published"]
+    reads = [heads[place].asks() for place in places]
+    for group in alike(reads):
+        read = reads[group[0]]
+        fitted = solve_ridge(read, batches, heads[places[group[0]]].spec)
+        for place in (places[number] for number in group):
+            found[place] = heads[place].take(read, fitted)
+    return found
 
 
 def build(spec: HeadSpec, *, start: Start = "ridge", width: int = 64, dropout: float = 0.0) -> LayerAttention:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from featurecache.errors import ConfigError
 from featurecache.features import FeatureBatch, Task
 from heads import HeadSpec
-from heads._inputs import Inputs
+from heads._inputs import Inputs, alike
 
 log = logging.getLogger("featurecache")
 
@@ -50,6 +50,10 @@ class RidgeFit:
     temperature: float
     """Factor that makes logits of the predictions, by maximum likelihood of the leave-one-out predictions; 1 for regression."""
 
+    def chosen(self) -> dict[str, float]:
+        """Return what was chosen, for the record."""
+        return {"lambda_per_row": self.penalty, "leave_one_out_error": min(self.errors)}
+
 
 def one_hot(targets: Tensor, num_classes: int, task: Task) -> Tensor:
     """Return the (B, C) float64 columns that the regression is to predict."""
@@ -59,24 +63,41 @@ def one_hot(targets: Tensor, num_classes: int, task: Task) -> Tensor:
 def solve_ridge(
     inputs: Inputs, batches: Iterable[FeatureBatch], spec: HeadSpec, penalties: tuple[float, ...] = LAMBDAS
 ) -> RidgeFit:
-    """Fit a ridge regression from a stream that is walked twice; lambda has the least leave-one-out error.
+    """Fit a ridge regression from a stream that is walked three times; lambda has the least leave-one-out error.
 
     Memory is D^2, and min(N, D) * D where there are fewer rows than features; it does not grow with N.
     """
+    return solve_ridges(inputs, batches, spec, [penalties])[0]
+
+
+def solve_ridges(
+    inputs: Inputs, batches: Iterable[FeatureBatch], spec: HeadSpec, grids: Sequence[tuple[float, ...]]
+) -> list[RidgeFit]:
+    """Fit one ridge regression for each grid of penalties, all from one factorisation and the same three walks."""
     problem = _Problem.of(inputs, batches, spec)
-    errors = problem.errors(batches, penalties)
-    best = min(range(len(errors)), key=errors.__getitem__)
-    if len(penalties) > 2 and best in (0, len(penalties) - 1):
-        log.warning("ridge: the best lambda %.3g lies at the edge of the grid", penalties[best])
-    weight = problem.weight(penalties[best])
-    return RidgeFit(
-        weight=weight,
-        bias=problem.target_mean - problem.mean @ weight,
-        penalty=penalties[best],
-        penalties=penalties,
-        errors=errors,
-        temperature=1.0 if spec.task == "regression" else problem.temperature(batches, penalties[best]),
-    )
+    every = tuple(sorted({penalty for grid in grids for penalty in grid}))
+    errors = dict(zip(every, problem.errors(batches, every), strict=True))
+    chosen = [min(grid, key=errors.__getitem__) for grid in grids]
+    for grid, best in dict(zip(grids, chosen, strict=True)).items():
+        if len(grid) > 2 and best in (min(grid), max(grid)):
+            log.warning("ridge over %s: the best lambda %.3g lies at the edge of the grid", _named(inputs), best)
+    distinct = tuple(dict.fromkeys(chosen))
+    temperatures = [1.0] * len(distinct) if spec.task == "regression" else problem.temperatures(batches, distinct)
+    fits = {}
+    for penalty, temperature in zip(distinct, temperatures, strict=True):
+        weight = problem.weight(penalty)
+        fits[penalty] = (weight, problem.target_mean - problem.mean @ weight, temperature)
+    return [
+        RidgeFit(
+            weight=fits[best][0], bias=fits[best][1], temperature=fits[best][2], penalty=best,
+            penalties=grid, errors=tuple(errors[penalty] for penalty in grid),
+        )
+        for grid, best in zip(grids, chosen, strict=True)
+    ]  # fmt: skip
+
+
+def _named(inputs: Inputs) -> str:
+    return inputs.names[0] if len(inputs.names) == 1 else f"{inputs.names[0]} ... {inputs.names[-1]}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,13 +177,14 @@ class _Problem:
                 totals[i] += float((self._left_out(projected, targets, penalty) - targets).square().sum())
         return tuple(total / (self.count * self.right.shape[1]) for total in totals)
 
-    def temperature(self, batches: Iterable[FeatureBatch], penalty: float) -> float:
-        """Return the factor under which the leave-one-out predictions, read as logits, are most likely."""
-        losses = torch.zeros(len(TEMPERATURES), dtype=torch.float64)
+    def temperatures(self, batches: Iterable[FeatureBatch], penalties: tuple[float, ...]) -> list[float]:
+        """Return for each lambda the factor under which the leave-one-out predictions, read as logits, are most likely."""
+        losses = torch.zeros(len(penalties), len(TEMPERATURES), dtype=torch.float64)
         for projected, targets in self._projections(batches):
-            predictions = self._left_out(projected, targets, penalty)
-            losses += torch.stack([_loss(t * predictions, targets, t, self.spec.task) for t in TEMPERATURES])
-        return TEMPERATURES[int(losses.argmin())]
+            for i, penalty in enumerate(penalties):
+                predictions = self._left_out(projected, targets, penalty)
+                losses[i] += torch.stack([_loss(t * predictions, targets, t, self.spec.task) for t in TEMPERATURES])
+        return [TEMPERATURES[int(one.argmin())] for one in losses]
 
 
 def _columns(inputs: Inputs, batch: FeatureBatch, spec: HeadSpec) -> tuple[Tensor, Tensor]:
@@ -191,12 +213,26 @@ class Ridge(nn.Module):
 
     def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
         """Set the map to the closed form; returns what was chosen, for the record."""
-        fitted = solve_ridge(self.inputs, batches, self.spec, self.penalties)
+        return solve_together([self], batches)[0]
+
+    def take(self, fitted: RidgeFit) -> dict[str, float]:
+        """Set the map to a solution; returns what was chosen."""
         weight, bias = as_logits(fitted, self.spec.task)
         with torch.no_grad():
             self.map.weight.copy_(weight.T)
             self.map.bias.copy_(bias)
-        return {"lambda_per_row": fitted.penalty, "leave_one_out_error": min(fitted.errors)}
+        return fitted.chosen()
+
+
+def solve_together(heads: Sequence[Ridge], batches: Iterable[FeatureBatch]) -> list[dict[str, float]]:
+    """Solve heads of several grids of lambda; those that read the same arrays share one factorisation."""
+    found: list[dict[str, float]] = [{} for _ in heads]
+    for group in alike([head.inputs for head in heads]):
+        first = heads[group[0]]
+        fits = solve_ridges(first.inputs, batches, first.spec, [heads[place].penalties for place in group])
+        for place, fitted in zip(group, fits, strict=True):
+            found[place] = heads[place].take(fitted)
+    return found
 
 
 def as_logits(fitted: RidgeFit, task: Task) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.casting import as_numbers
-from featurecache.features import ArraySpec, Header, differences
+from featurecache.features import ArraySpec, Header, as_numbers, differences
 from featurecache.stores import FeatureStore
 from pipelines._differing import ArrayDifference, Comparison
 

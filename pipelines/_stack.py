@@ -91,8 +91,9 @@ class Stack:
         return self._draws
 
     def _one_by_one(self, arrays: Mapping[str, Tensor]) -> Tensor:
+        if not self.states:  # nobody gave them any: they draw from torch's own generator in turn
+            return torch.stack([self._of_one(self._numbered(number), arrays) for number in range(len(self))])
         outputs, before = [], random_state()
-        self.states = self.states or [before] * len(self)
         for number in range(len(self)):
             set_random_state(self.states[number])
             outputs.append(self._of_one(self._numbered(number), arrays))

@@ -202,6 +202,16 @@ def problems_of(cells: Sequence[Cell], problem: Problem, training: Training) -> 
     return list(dict.fromkeys(found))
 
 
+def learn(cells: Sequence[Cell], problem: Problem) -> bool:
+    """Return whether some cell learns from training rows; a zero-shot head does not."""
+    for cell in cells:
+        with torch.device("meta"):
+            head = build_head(cell.head, problem.spec(cell, {}), cell.options)
+        if isinstance(head, ClosedForm) or any(p.requires_grad for p in head.parameters()):
+            return True
+    return False
+
+
 def objective_of(training: Training, train: CachedSource) -> CrossEntropy:
     """Return the likelihood of the labels, with the weights and the smoothing that are asked for."""
     weights = class_weights(train) if training.class_weights == "balanced" else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet
 
-from featurecache.casting import as_numbers
 from featurecache.checks import check
 from featurecache.decoders import Decoder
-from featurecache.files import sync_folder, write_atomic
+from featurecache.features import as_numbers
+from featurecache.files import write_atomic, write_whole
 from featurecache.reports import Table
-from featurecache.stores import FeatureStore, open_store
+from featurecache.stores import FeatureStore, explained, open_store, remove_store
 from save_features import SaveFeaturesConfig
 from save_features import run as extract
 
@@ -101,7 +100,8 @@ class EmbedReport:
 def run(config: EmbedConfig) -> EmbedReport:
     """Extract the embedding into a store beside `out`, write the file from it, and remove the store."""
     place = config.out.with_name(f".{config.out.name}.zarr")
-    config.out.parent.mkdir(parents=True, exist_ok=True)
+    with explained(f"write {config.out}"):
+        config.out.parent.mkdir(parents=True, exist_ok=True)
     extracted = extract(
         SaveFeaturesConfig(
             data=config.data, backbone=config.backbone, out=place, layers="none", prompts="none", dtype="float32",
@@ -114,11 +114,13 @@ def run(config: EmbedConfig) -> EmbedReport:
     store = open_store(place)
     try:
         rows = np.flatnonzero(store.readable())
-        (_write_npy if config.kind == "npy" else _write_parquet)(config.out, store, rows)
+        with explained(f"write {config.out}"):
+            (_write_npy if config.kind == "npy" else _write_parquet)(config.out, store, rows)
         width = store.header.array("embedding").tail[0]
     finally:
         store.close()
-    shutil.rmtree(place)
+    with explained(f"remove {place}"):
+        remove_store(place)
     return EmbedReport(config.out, (len(rows), width), extracted.skipped)
 
 
@@ -141,33 +143,33 @@ def _names(store: FeatureStore, rows: npt.NDArray[np.int64]) -> tuple[list[str],
 
 
 def _write_npy(out: Path, store: FeatureStore, rows: npt.NDArray[np.int64]) -> None:
-    temporary = out.with_name(f".{out.name}.tmp")
-    shape = (len(rows), store.header.array("embedding").tail[0])
-    written = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-    start = 0
-    for _, values in _blocks(store, rows):
-        written[start : start + len(values)] = values
-        start += len(values)
-    written.flush()
-    del written
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["sample_id", "label", "split"])
     writer.writerows(zip(*_names(store, rows), strict=True))
     write_atomic(out.with_suffix(".csv"), text.getvalue().encode())
-    temporary.replace(out)
-    sync_folder(out.parent)
+    shape = (len(rows), store.header.array("embedding").tail[0])
+    about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+
+    def write(path: Path) -> None:  # not through a map: a disk that is full would end the process without a word
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, about)
+            for _, values in _blocks(store, rows):
+                file.write(np.ascontiguousarray(values, "<f4").data)
+
+    write_whole(out, write)
 
 
 def _write_parquet(out: Path, store: FeatureStore, rows: npt.NDArray[np.int64]) -> None:
     width = store.header.array("embedding").tail[0]
     texts = [(name, pa.string()) for name in ("sample_id", "label", "split")]
     schema = pa.schema([*texts, ("embedding", pa.list_(pa.float32(), width))])
-    temporary = out.with_name(f".{out.name}.tmp")
-    with pa.parquet.ParquetWriter(temporary, schema) as file:
-        for piece, values in _blocks(store, rows):
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
-            columns = [pa.array(column, pa.string()) for column in _names(store, piece)]
-            file.write_table(pa.table([*columns, vectors], schema=schema))
-    temporary.replace(out)
-    sync_folder(out.parent)
+
+    def write(path: Path) -> None:
+        with pa.parquet.ParquetWriter(path, schema) as file:
+            for piece, values in _blocks(store, rows):
+                vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
+                columns = [pa.array(column, pa.string()) for column in _names(store, piece)]
+                file.write_table(pa.table([*columns, vectors], schema=schema))
+
+    write_whole(out, write)

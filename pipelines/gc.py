@@ -20,7 +20,7 @@ from featurecache.stores import is_store, left_in, open_store
 QUIET_SECONDS = 3600
 """What nobody has written to for so long belongs to no process any more, where its process cannot be asked for."""
 
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)(?:\.assembled)?\.tmp")
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)

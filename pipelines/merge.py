@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,24 @@ from featurecache.checks import check
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreContentsError, StoreMismatchError
 from featurecache.features import Header, differences
+from featurecache.files import write_atomic
 from featurecache.progress import Stopwatch
 from featurecache.provenance import PROVENANCE
 from featurecache.reports import Table
-from featurecache.stores import FeatureStore, Taken, format_of, gaps_between, of_classes, open_store, write_store
+from featurecache.stores import (
+    FeatureStore,
+    Taken,
+    format_of,
+    gaps_between,
+    of_classes,
+    open_store,
+    store_exists,
+    write_store,
+)  # fmt: skip
 
 COLUMNS = ("sample_id", "split", "domain", "group")
+BLOCK = 4096
+"""Rows that are compared at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +66,15 @@ class MergeReport:
     """Store -> rows taken from it."""
     left: int
     """Rows that none of the stores holds."""
+    was_there: bool
+    """Whether `out` held all of this before, so that nothing was written."""
     seconds: float
 
     def tables(self) -> list[Table]:
         """Return where the rows came from, and what is missing."""
         done = f"{self.out}: {self.rows} rows in {self.seconds:.1f} s"
+        if self.was_there:
+            done = f"{self.out} holds all of them already: nothing to do"
         missing = f"{self.left} rows are in none of them: the extract-features command of the stores, with this --out, goes on"
         return [Table("", ("store", "rows"), self.of, (done, *([missing] if self.left else [])))]
 
@@ -69,18 +85,19 @@ class MergeReport:
             "rows": self.rows,
             "of": dict(self.of),
             "left": self.left,
+            "was_there": self.was_there,
             "seconds": self.seconds,
         }
 
 
 def run(config: MergeConfig) -> MergeReport:
-    """Merge the stores.
+    """Merge the stores, unless `out` is what they make already.
 
     Raises:
         StoreMismatchError: they hold features of different kinds, classes or samples twice; names what.
         StoreContentsError: stores of different samples of which one is not finished.
         StoreDamagedError: one does not hold what was committed.
-        StoreError: something is at `out`.
+        StoreError: something else is at `out`.
     """
     format_of(config.out)
     watch, stores = Stopwatch(), [open_store(path) for path in config.stores]
@@ -93,16 +110,46 @@ def run(config: MergeConfig) -> MergeReport:
     def constants(classes: range) -> dict[str, Any]:
         return {spec.name: of_classes(spec, first.constant(spec.name), classes) for spec in header.constants}
 
-    write_store(config.out, header, table, taken, constants)
+    there = store_exists(config.out) and _is_made(open_store(config.out), header, table, taken)
+    if not there:
+        write_store(config.out, header, table, taken, constants)
     made = open_store(config.out)
-    known = [store.notes / PROVENANCE for store in stores if (store.notes / PROVENANCE).exists()]
-    if known:
-        made.notes.mkdir(exist_ok=True)
-        (made.notes / PROVENANCE).write_bytes(b"".join(path.read_bytes() for path in known))
+    _take_notes(made.notes, [store.notes for store in stores])
     counts = [sum(len(piece.rows) for piece in taken if piece.store is store) for store in stores]
     of = tuple((str(path), count) for path, count in zip(config.stores, counts, strict=True))
     left = sum(map(len, made.missing()))
-    return MergeReport(out=config.out, rows=header.rows, of=of, left=left, seconds=watch.elapsed)
+    return MergeReport(out=config.out, rows=header.rows, of=of, left=left, was_there=there, seconds=watch.elapsed)
+
+
+def _is_made(store: FeatureStore, header: Header, table: RowTable, taken: Sequence[Taken]) -> bool:
+    """Return whether a store is what this merge makes, row by row, as after a kill behind the last step."""
+    status = np.full(header.rows, "", store.status().dtype)
+    for piece in taken:
+        status[piece.at : piece.at + len(piece.rows)] = piece.store.status()[piece.rows.start : piece.rows.stop]
+    if (
+        store.header != header
+        or list(store.table().sample_id) != list(table.sample_id)
+        or any(store.status() != status)
+    ):
+        return False
+    for piece in taken:
+        for start in range(0, len(piece.rows), BLOCK):
+            stop = min(start + BLOCK, len(piece.rows))
+            ours = slice(piece.at + start, piece.at + stop)
+            theirs = slice(piece.rows.start + start, piece.rows.start + stop)
+            for spec, view in product(header.arrays, range(header.views)):
+                found, known = store.read(spec.name, ours, view), piece.store.read(spec.name, theirs, view)
+                if found.tobytes() != known.tobytes():
+                    return False
+    return True
+
+
+def _take_notes(notes: Path, sources: Sequence[Path]) -> None:
+    """Keep the provenance of all sources, unless it is there already."""
+    known = [source / PROVENANCE for source in sources if (source / PROVENANCE).exists()]
+    if known and not (notes / PROVENANCE).exists():
+        notes.mkdir(exist_ok=True)
+        write_atomic(notes / PROVENANCE, b"".join(path.read_bytes() for path in known))
 
 
 def _check_same_kind(first: Path, held: Header, path: Path, store: FeatureStore) -> None:

@@ -30,6 +30,7 @@ from featurecache.reports import Table
 from featurecache.requests import request_of
 from featurecache.runs import read_run
 from featurecache.sources.images import decoded, grid
+from featurecache.stores import explained
 from heads._checkpoint import load_head
 from pipelines._evaluation import answers, probabilities, said
 
@@ -253,6 +254,7 @@ def run(config: PredictConfig) -> Predictions:
     found = predictor.predict(config.inputs, config.topk, batch_size=config.batch_size, on_error=config.on_error)
     report = Predictions(found, config.out)
     if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(config.out, report.csv())
+        with explained(f"write {config.out}"):
+            config.out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(config.out, report.csv())
     return report

@@ -38,7 +38,7 @@ class ReportConfig:
     """Page to write."""
     title: str = "featurecache report"
     """Title of the page."""
-    data: str | None = None
+    pictures: str | None = None
     """Data set of the runs, for small pictures of the samples that the page speaks of."""
 
     def __post_init__(self) -> None:
@@ -70,10 +70,10 @@ def run(config: ReportConfig) -> Written:
 
     Raises:
         RunError: a folder holds no finished run.
-        DatasetNotFoundError: `data` is not there.
+        DatasetNotFoundError: `pictures` is not there.
     """
     runs = [Run.read(folder) for folder in _folders(config.runs)]
-    page = Page(runs, _pictures(config.data))
+    page = Page(runs, _pictures(config.pictures))
     names = sorted(SECTIONS.names(), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
     made = [(name, section) for name in names if (section := SECTIONS.load(name).section(page)) is not None]
     notes = list(dict.fromkeys(note for one in runs for note in one.problems))
@@ -113,13 +113,14 @@ def _pictures(data: str | None) -> Callable[[str], str | None]:
     return picture
 
 
-def page_of(title: str, page: Page, sections: Sequence[tuple[str, Section]], notes: Sequence[str]) -> str:
+def page_of(title: str, about: Page, sections: Sequence[tuple[str, Section]], notes: Sequence[str]) -> str:
     """Return the HTML of a page."""
     values = {name: section.values for name, section in sections}
-    return _template().render(
-        title=title, sections=sections, notes=notes, picture=page.picture, is_picture=lambda cell: isinstance(cell, Picture),
+    page: str = _template().render(
+        title=title, sections=sections, notes=notes, picture=about.picture, is_picture=lambda cell: isinstance(cell, Picture),
         values=_json_in_html(values), version=featurecache.__version__,
     )  # fmt: skip
+    return page
 
 
 def _template() -> Any:

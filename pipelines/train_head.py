@@ -14,23 +14,23 @@ import numpy as np
 
 from featurecache.checks import check
 from featurecache.devices import environment, resolve_device
-from featurecache.errors import FeatureCacheError
+from featurecache.errors import FeatureCacheError, RunWriteError, StoreNotFoundError
 from featurecache.features import Task
 from featurecache.files import write_atomic
 from featurecache.metrics import primary
 from featurecache.places import Place
 from featurecache.provenance import provenance
 from featurecache.reports import Table
-from featurecache.runs import discard, is_done, read_run, write_record
+from featurecache.runs import discard, is_done, read_run, write_record, writing
 from featurecache.sources.cached import CachedSource
-from featurecache.stores import FeatureStore, open_store
+from featurecache.stores import FeatureStore, open_store, store_exists
 from heads._checkpoint import save_head
 from pipelines._cells import Cell, cells_of
 from pipelines._evaluation import evaluate, write_predictions
 from pipelines._rows import labelled_rows, trainable
 from pipelines._selection import as_csv, selected, sweep_rows
 from pipelines._stack import Member
-from pipelines._training import Problem, Trained, Training, of_arrays, problems_of, standardises, train_cells
+from pipelines._training import Problem, Trained, Training, learn, of_arrays, problems_of, standardises, train_cells
 
 CHECKPOINT = "checkpoint.pt"
 SHOWN = 10
@@ -136,7 +136,10 @@ def run(config: TrainHeadConfig) -> TrainReport:
     if is_done(config.out, _wanted(store, plan, config)):
         return TrainReport(config.out, read_run(config.out)[1], repeated=True)
     try:
-        return train_head(store, plan, config)
+        with writing(config.out):
+            return train_head(store, plan, config)
+    except RunWriteError:  # there is no room for it now: what is there goes on later
+        raise
     except FeatureCacheError:
         discard(config.out)
         raise
@@ -189,10 +192,12 @@ def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
         split: CachedSource(store, arrays, labelled_rows(store, split), views=drawn.get(split, 1))
         for split in ("train", "val", "test")
     }
-    problems = problems_of(cells, Problem.of(sources["train"]), config)
+    problem = Problem.of(sources["train"])
+    problems = problems_of(cells, problem, config)
+    learns = bool(problems) or learn(cells, problem)
     choosing = len({cell.setting for cell in cells}) > 1
     check(
-        *trainable(sources["train"]),
+        *(trainable(sources["train"]) if learns else ()),
         *((False, problem) for problem in problems),
         (
             not choosing or len(sources["val"]) > 0,
@@ -205,7 +210,7 @@ def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
 
 def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> TrainReport:
     """Train on the training rows, keep what is best on validation, measure validation and test."""
-    started, task, sources = time.perf_counter(), store.header.task, plan.sources
+    started, task, sources, origin = time.perf_counter(), store.header.task, plan.sources, _origin(store)
     trained = train_cells(plan.cells, sources["train"], sources["val"], config, checkpoint=config.out / CHECKPOINT)
     chosen = selected(trained)
     best = chosen[0]
@@ -225,7 +230,7 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
         "best_epoch": best.member.best_epoch, "epochs": config.epochs, "closed_form": dict(final.solved),
         "parameters": parameters, "trained_parameters": trained_parameters,
         "rows": {split: len(source) for split, source in sources.items()},
-        "features": _origin(store, list(best.spec.shapes)), "environment": environment(),
+        "features": {**origin, "arrays": [asdict(store.header.array(name)) for name in best.spec.shapes]}, "environment": environment(),
         **_of_sweep(trained, chosen, sources["test"], task, config), "seconds": time.perf_counter() - started,
     }  # fmt: skip
     write_record(config.out, record)
@@ -267,13 +272,19 @@ def _of_sweep(
     }
 
 
-def _origin(store: FeatureStore, arrays: list[str]) -> dict[str, Any]:
-    """Return what the features are, and what builds their backbone again ({} where nothing was noted)."""
+def _origin(store: FeatureStore) -> dict[str, Any]:
+    """Return what the features are, and what builds their backbone again ({} where nothing was noted).
+
+    Raises:
+        StoreNotFoundError: the store is not there any more.
+    """
+    if not store_exists(store.path):  # a run that does not know its backbone can predict nothing
+        raise StoreNotFoundError(f"{store.path} was removed before the run began.")
     header = store.header
     origin = next((dict(line["origin"]) for line in provenance(store.notes) if "origin" in line), {})
     return {
         "backbone": dict(header.backbone), "data": dict(header.dataset), "origin": origin,
-        "tokens": list(header.tokens), "arrays": [asdict(header.array(name)) for name in arrays],
+        "tokens": list(header.tokens),
     }  # fmt: skip
 
 

@@ -206,6 +206,8 @@ def run(config: VerifyConfig) -> VerifyReport:
         found = _examined(config, watch, counted)
         left = {_named(damage)[:3] for damage in found.damages}
         repaired = tuple(damage for damage in before if _named(damage)[:3] not in left)
+    elif config.repair and found.finished:
+        _settle(config.store)
     header = found.header
     report = VerifyReport(
         store=config.store, finished=found.finished, rows=header.rows if header else 0, committed=_committed(found),
@@ -313,6 +315,18 @@ def _repair(config: VerifyConfig, found: Examined) -> list[Unlike]:
     if not damaged_lines(found.notes):
         note(found.notes, _facts(config, found.damages))
     return unlike
+
+
+def _settle(path: Path) -> None:
+    """End what a repair had left that was killed before its file had its name, or before the folder beside it was gone."""
+    if open_store(path).finished:
+        return
+    store = open_store(path, writable=True)
+    try:
+        if not store.finished:
+            store.finish()
+    finally:
+        store.close()
 
 
 def _score_again(store: Path, kept: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.errors import ConfigError, StoreBusyError
+from featurecache.errors import ConfigError, StoreBusyError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header
 from featurecache.places import Url, placed
 from featurecache.registry import Registry
@@ -35,7 +35,7 @@ __all__ = [
     "STORES", "WAYS", "ClassValues", "Damage", "Examined", "FeatureStore", "Gap", "Kept", "Material", "Shard", "Taken", "Unlike",
     "WriteBehind", "copy_store", "create_store", "digests", "examine_store", "explained", "finish_share", "format_of",
     "gaps", "gaps_between", "is_store", "lacking", "left_in", "mend_store", "of_classes", "open_store", "planned_bytes",
-    "progress", "same_store", "store_exists", "united", "write_store",
+    "progress", "remove_store", "same_store", "store_exists", "united", "write_store",
 ]  # fmt: skip
 
 STORES = Registry("store format", "featurecache.stores")
@@ -258,8 +258,14 @@ def same_store(one: Any, other: Any) -> bool:
 
 
 def examine_store(path: Path, seen: Seen = lambda count: None) -> Examined:
-    """Compare every byte of a store that matters with its ledger; changes nothing. `seen` hears of the bytes read."""
+    """Compare every byte of a store that matters with its ledger; changes nothing. `seen` hears of the bytes read.
+
+    Raises:
+        StoreNotFoundError: there is no store, or no more.
+    """
     examined: Examined = format_of(path).examine(path, seen)
+    if not store_exists(path):
+        raise StoreNotFoundError(f"{path} was removed while it was read, so nothing can be said of it.")
     return examined
 
 
@@ -290,6 +296,13 @@ def left_in(path: Path) -> list[tuple[Path, str]]:
     from featurecache.stores import _leftovers
 
     return list(_leftovers.left_in(path))
+
+
+def remove_store(path: Path) -> None:
+    """Remove a store in one folder, which is gone at once, whatever ends the removal."""
+    from featurecache.stores import _leftovers
+
+    _leftovers.remove_store(path)
 
 
 def planned_bytes(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> dict[str, int]:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.casting import as_numbers
 from featurecache.errors import StoreContentsError
-from featurecache.features import ArraySpec, Header
+from featurecache.features import ArraySpec, Header, as_numbers
 
 
 def spec_called(path: Path, header: Header, array: str) -> ArraySpec:

@@ -41,20 +41,10 @@ def create_files(
     if path.exists():
         raise StoreError(f"{path} exists already. Give another --out, or remove it first.")
     temporary = temporary_name(path)
-    files = empty_store(header, table, chunk_multiple)
     try:
         new = [folder for folder in path.parents if not folder.exists()]
         remove_leftovers(path)
-        for name, content in files.items():
-            write_durably(temporary / name, content)
-        sums = {name: zlib.crc32(content) for name, content in files.items()}
-        sums |= write_constants(temporary, cuts(header), constants, write_durably)
-        ledger = _ledger.encode({"kind": "created", "files": sums})
-        metadata = {name: content for name, content in files.items() if Path(name).name == ROOT}
-        write_durably(temporary / COPY, encoded(metadata, ledger))
-        write_durably(temporary / LEDGER, ledger)
-        for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
-            sync_folder(folder)
+        write_empty(temporary, header, table, chunk_multiple, constants)
         os.rename(temporary, path)
         for folder in [path, *new]:
             sync_folder(folder.parent)
@@ -65,6 +55,23 @@ def create_files(
         raise StoreError(
             f"cannot create {path}: {error.strerror or error}. Nothing was left behind; give an --out that can be written."
         ) from error
+
+
+def write_empty(
+    folder: Path, header: Header, table: RowTable, chunk_multiple: int, constants: ClassValues | None
+) -> None:
+    """Write a store without rows, durably, into a folder that is not there yet."""
+    files = empty_store(header, table, chunk_multiple)
+    for name, content in files.items():
+        write_durably(folder / name, content)
+    sums = {name: zlib.crc32(content) for name, content in files.items()}
+    sums |= write_constants(folder, cuts(header), constants, write_durably)
+    ledger = _ledger.encode({"kind": "created", "files": sums})
+    metadata = {name: content for name, content in files.items() if Path(name).name == ROOT}
+    write_durably(folder / COPY, encoded(metadata, ledger))
+    write_durably(folder / LEDGER, ledger)
+    for place in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
+        sync_folder(place)
 
 
 def temporary_name(path: Path) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from featurecache.errors import StoreError
+from featurecache.errors import StoreDamagedError, StoreError, StoreNotFoundError
 
 
 @contextmanager
@@ -19,4 +20,27 @@ def explained(what: str) -> Iterator[None]:
         raise StoreError(
             f"cannot {what}: {error.strerror or error}. Nothing that was committed is lost: "
             "make room or restore access, then run the same command again."
+        ) from error
+
+
+@contextmanager
+def reading(path: Path, ledger: str = "ledger.jsonl") -> Iterator[None]:
+    """Say of a store that is removed while it is read that it is gone, and of a file that vanishes which one it is.
+
+    Raises:
+        StoreNotFoundError: there is no store at `path` any more.
+        StoreDamagedError: there is, but a file of it is gone.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not (path / ledger).exists():
+            raise StoreNotFoundError(
+                f"{path} was removed while it was read. Put it back, or make it again with: featurecache extract-features "
+                f"DATA --backbone NAME --out {path}"
+            ) from error
+        if not isinstance(error, FileNotFoundError) or isinstance(error, StoreError):
+            raise
+        raise StoreDamagedError(
+            f"{error.filename} is gone. Mend it with: featurecache verify {path} --repair"
         ) from error

@@ -35,6 +35,11 @@ def examine(path: Path, seen: Seen = lambda count: None) -> Examined:
     return _File(path, seen).examined()
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether the file, whatever is beside it, is what was written."""
+    return not _File(path).examined().damages
+
+
 class _File:
     """A file, read as bytes; HDF5 is asked only where its part of the file is sound, or nothing else is left."""
 

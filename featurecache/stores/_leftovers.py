@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from featurecache.files import sync_folder
 from featurecache.stores import _ledger
-from featurecache.stores._creation import LEDGER, snapshot
+from featurecache.stores._creation import LEDGER, snapshot, temporary_name
 from featurecache.stores._side import side_of
 
 
@@ -34,3 +37,11 @@ def left_in(path: Path) -> Iterator[tuple[Path, str]]:
             yield file, "unfinished file"
         elif name not in claimed and "/c/" in name and not name.startswith(("status/", "scores/")):
             yield file, "chunk without committed rows"
+
+
+def remove_store(path: Path) -> None:
+    """Remove a store under a temporary name, which the next creation of it, or `gc`, removes where this is cut off."""
+    gone = temporary_name(path)
+    os.rename(path, gone)
+    sync_folder(path.parent)
+    shutil.rmtree(gone)

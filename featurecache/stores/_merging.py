@@ -6,9 +6,7 @@ of its store. So memory stays bounded, and what stands under the new name is who
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,17 +18,16 @@ import numpy.typing as npt
 
 from featurecache.errors import StoreDamagedError, StoreError
 from featurecache.features import ArraySpec, Header
-from featurecache.files import sync_folder
 from featurecache.stores import _ledger
 from featurecache.stores._chunks import ChunkWriter, chunk_key
 from featurecache.stores._constants import ClassValues
 from featurecache.stores._copying import replacing
-from featurecache.stores._creation import LEDGER, create_files
+from featurecache.stores._creation import LEDGER, remove_leftovers, temporary_name, write_empty
 from featurecache.stores._gaps import Taken
+from featurecache.stores._hdf5_file import assemble
 from featurecache.stores._shards import within
-from featurecache.stores._side import side_of
+from featurecache.stores._side import refuse_remains, side_of
 from featurecache.stores.hdf5 import SUFFIXES as ONE_FILE
-from featurecache.stores.hdf5 import copy as copy_to_file
 from featurecache.stores.zarr import ZarrStore
 from featurecache.stores.zarr import open as open_zarr
 
@@ -62,28 +59,40 @@ def write_store(
     for there in (out, place):
         if there.exists():
             raise StoreError(f"{there} exists already. Give another --out, or remove it first.")
+    if one_file and _joined(taken) == [range(header.rows)]:
+        _write_file(out, header, table, taken, constants, cast)
+        return
     with replacing(place) as temporary:
-        create_files(temporary, header, table, int(header.backbone.get("batch_size", 1)), constants)
-        _fill(temporary, header, taken, cast)
-        store = open_zarr(temporary, writable=True)
-        try:
-            if not store.missing():
-                store.finish()
-        finally:
-            store.close()
-    if one_file and not open_zarr(place).missing():
-        copy_to_file_and_clear(place, out)
+        _write_folder(temporary, header, table, taken, constants, cast)
 
 
-def copy_to_file_and_clear(side: Path, out: Path) -> None:
-    """Assemble the file of a side that is complete, then remove the side."""
-    apart = side.with_name(f".{side.name}.{socket.gethostname()}.{os.getpid()}.assembled.tmp")
-    os.rename(side, apart)  # nothing may stand beside the file while it is made
+def _write_folder(
+    folder: Path, header: Header, table: RowTable, taken: Sequence[Taken], constants: ClassValues, cast: Cast
+) -> None:
+    write_empty(folder, header, table, int(header.backbone.get("batch_size", 1)), constants)
+    _fill(folder, header, taken, cast)
+    store = open_zarr(folder, writable=True)
     try:
-        copy_to_file(ZarrStore(apart), out)
+        if not store.missing():
+            store.finish()
     finally:
-        shutil.rmtree(apart)
-    sync_folder(out.parent)
+        store.close()
+
+
+def _write_file(
+    out: Path, header: Header, table: RowTable, taken: Sequence[Taken], constants: ClassValues, cast: Cast
+) -> None:
+    """Write a complete store as one file; its Zarr side never gets a name of its own, so that a kill leaves no store."""
+    refuse_remains(out)
+    place = side_of(out)
+    with replacing(out) as file:
+        remove_leftovers(place)
+        side = temporary_name(place)
+        try:
+            _write_folder(side, header, table, taken, constants, cast)
+            assemble(ZarrStore(side), file)
+        finally:
+            shutil.rmtree(side, ignore_errors=True)
 
 
 def _fill(folder: Path, header: Header, taken: Sequence[Taken], cast: Cast) -> None:

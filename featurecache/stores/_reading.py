@@ -14,6 +14,7 @@ from featurecache.errors import StoreContentsError, StoreDamagedError
 from featurecache.features import ArraySpec, Header
 from featurecache.stores._choosing import spec_called
 from featurecache.stores._chunks import chunk_key
+from featurecache.stores._explaining import reading
 from featurecache.stores._ledger import Committed
 from featurecache.stores._mapping import can_map, map_files
 
@@ -32,18 +33,21 @@ class StoredRows:
             return self._maps[array, view][rows]
         spec = spec_called(self.path, self.header, array)
         self._check_committed(array, view, rows)
-        mapped = self._map(spec, view)
-        if mapped is not None:
-            return mapped[rows]
-        values = self._array(array)
-        picked = values[rows, view] if isinstance(rows, slice) else values.oindex[rows, view]
+        with reading(self.path):
+            mapped = self._map(spec, view)
+            if mapped is not None:
+                return mapped[rows]
+            values = self._array(array)
+            picked = values[rows, view] if isinstance(rows, slice) else values.oindex[rows, view]
+            self._files(spec, view)  # again: zarr takes a chunk that went meanwhile for zeros
         return np.asarray(picked)
 
     def mapped(self, array: str, view: int) -> npt.NDArray[Any] | None:
         """Return all N rows as one array over the mapped chunk files, or None where chunks cannot be mapped in a row."""
         spec = spec_called(self.path, self.header, array)
         self._check_committed(array, view, slice(None))
-        return self._map(spec, view)
+        with reading(self.path):
+            return self._map(spec, view)
 
     def _check_committed(self, array: str, view: int, rows: npt.NDArray[np.int64] | slice) -> None:
         gaps = self._state.missing([array], [view], self.header.rows)
@@ -60,9 +64,7 @@ class StoredRows:
     def _map(self, spec: ArraySpec, view: int) -> npt.NDArray[Any] | None:
         if (spec.name, view) in self._maps:
             return self._maps[spec.name, view]
-        rows = self.chunk_rows[spec.name]
-        keys = [chunk_key(i, view, len(spec.tail)) for i in range(-(-self.header.rows // rows))]
-        paths = [self._chunk(spec, key) for key in keys]
+        rows, paths = self.chunk_rows[spec.name], self._files(spec, view)
         if not can_map(rows * spec.row_bytes, len(paths)):
             return None
         padded = map_files(paths, rows * spec.row_bytes, (len(paths) * rows, *spec.tail), spec.storage_dtype)
@@ -71,6 +73,11 @@ class StoredRows:
         if not self._state.missing([spec.name], [view], self.header.rows):
             self._maps[spec.name, view] = mapped
         return mapped
+
+    def _files(self, spec: ArraySpec, view: int) -> list[Path | None]:
+        """Return the files of all chunks of a view in order, each there and of its size; None: nothing is committed to it."""
+        count = -(-self.header.rows // self.chunk_rows[spec.name])
+        return [self._chunk(spec, chunk_key(number, view, len(spec.tail))) for number in range(count)]
 
     def _chunk(self, spec: ArraySpec, key: str) -> Path | None:
         """Return the file of a chunk that holds committed rows, else None.
@@ -89,14 +96,16 @@ class StoredRows:
 
     def block(self, spec: ArraySpec, rows: slice) -> npt.NDArray[Any]:
         """Return (B, V, ...) of the rows of one chunk, read from its files and not mapped."""
-        number, views = rows.start // self.chunk_rows[spec.name], []
-        for view in range(self.header.views):
-            file = self._chunk(spec, chunk_key(number, view, len(spec.tail)))
-            if file is None:
-                raise StoreContentsError(f"{self.path} lacks rows {rows.start} to {rows.stop - 1} of {spec.name}.")
-            values = np.fromfile(file, spec.storage_dtype).reshape(-1, *spec.tail)
-            views.append(values[: rows.stop - rows.start])
-        return np.stack(views, axis=1)
+        number = rows.start // self.chunk_rows[spec.name]
+        with reading(self.path):
+            values = [self._of_chunk(spec, number, view, rows) for view in range(self.header.views)]
+        return np.stack(values, axis=1)
+
+    def _of_chunk(self, spec: ArraySpec, number: int, view: int, rows: slice) -> npt.NDArray[Any]:
+        file = self._chunk(spec, chunk_key(number, view, len(spec.tail)))
+        if file is None:
+            raise StoreContentsError(f"{self.path} lacks rows {rows.start} to {rows.stop - 1} of {spec.name}.")
+        return np.fromfile(file, spec.storage_dtype).reshape(-1, *spec.tail)[: rows.stop - rows.start]
 
     def forget(self) -> None:
         """Let go of the maps; arrays that were handed out stay valid."""

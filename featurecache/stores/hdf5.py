@@ -128,7 +128,12 @@ class Hdf5Store:
         return Hdf5File(self.path)
 
     def _settle(self, side: ZarrStore) -> None:
-        """Clear a side that has become the file already, as the writer would have done that was killed then."""
+        """Clear a side that has become the file already, as the writer would have done that was killed then.
+
+        What tells of the same rows may also be a damaged file, whose repair was killed before it took the file's place.
+        """
+        if not _hdf5_verifying.is_whole(self.path):
+            return
         file = Hdf5File(self.path)
         if file.journal() == side.journal():
             side.let_go()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import zarr
 
 from featurecache.datasets import RowTable
-from featurecache.errors import StoreContentsError, StoreError, StoreNotFoundError
+from featurecache.errors import StoreContentsError, StoreDamagedError, StoreError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header
 from featurecache.stores import _ledger, _restoring, _verifying
 from featurecache.stores._agreement import check_extends
@@ -29,7 +29,7 @@ from featurecache.stores._constants import (
 from featurecache.stores._copying import Copied, Journal, check_copy, copy_notes, header_from, replacing, take_apart
 from featurecache.stores._creation import LEDGER, ROOT, checked, create_files, extend_files, settle, snapshot
 from featurecache.stores._erasing import erase_rows
-from featurecache.stores._explaining import explained
+from featurecache.stores._explaining import explained, reading
 from featurecache.stores._gaps import overlaps
 from featurecache.stores._growing import check_grows, grow_files
 from featurecache.stores._layout import TABLE_COLUMNS, column, status_files
@@ -136,11 +136,13 @@ class ZarrStore:
         self._load(lock)
 
     def _load(self, lock: Lock | None = None) -> None:
-        root, records, _ = snapshot(self.path)
+        with reading(self.path):
+            root, records, _ = snapshot(self.path)
         self.header = header_from(self.path, root)  # first: another version may know other lines in its ledger
         self._state = _ledger.Committed.replay(records)
-        self._root = zarr.open_group(str(self.path), mode="r", zarr_format=3)
-        self._rows = StoredRows(self.path, self.header, self._state, self._array)
+        with reading(self.path):
+            self._root = zarr.open_group(str(self.path), mode="r", zarr_format=3)
+            self._rows = StoredRows(self.path, self.header, self._state, self._array)
         self.share = range(self.header.rows) if lock is None or lock.rows is None else lock.rows
         if lock is not None:
             self._writer = Writer(self.path, lock, self.header, self._rows.chunk_rows, self._state)
@@ -178,9 +180,31 @@ class ZarrStore:
     def table(self) -> RowTable:
         """Return the row table; read once, then kept."""
         if self._table is None:
-            columns: dict[str, Any] = {name: column(self._array(name)) for name in TABLE_COLUMNS}
+            with reading(self.path):
+                columns: dict[str, Any] = {name: column(self._array(name)) for name in TABLE_COLUMNS}
+                self._check_table()
             self._table = RowTable(**columns)
         return self._table
+
+    def _check_table(self) -> None:
+        """Compare the files of the row table, which zarr has just read, with their checksums: it takes what is gone for "".
+
+        A store that has grown since it was opened keeps the rows that were there, in files of the new ledger.
+
+        Raises:
+            StoreDamagedError: a file is not what was written.
+        """
+        later: Mapping[str, int] = {}
+        for name, crc in self._state.files.items():
+            if name.partition("/")[0] not in TABLE_COLUMNS or Path(name).name == ROOT:
+                continue
+            try:
+                checked(self.path, name, crc)
+            except StoreDamagedError:
+                later = later or _ledger.Committed.replay(_ledger.read_records(self.path / LEDGER)[0]).files
+                if later.get(name, crc) == crc:
+                    raise
+                checked(self.path, name, later[name])
 
     def status(self, arrays: Sequence[str] | None = None, views: Sequence[int] | None = None) -> npt.NDArray[Any]:
         """Return (N,) text: "ok", "skipped: reason", "deleted", or "" for rows that are not committed (None: in any)."""
@@ -288,7 +312,8 @@ class ZarrStore:
     def constant(self, name: str) -> npt.NDArray[Any]:
         """Return an array of the classes, whole, in storage dtype."""
         spec = constant_called(self.path, self.header, name)
-        return assembled(spec, self.class_pieces(spec))
+        with reading(self.path):
+            return assembled(spec, self.class_pieces(spec))
 
     def class_pieces(self, spec: ArraySpec) -> Iterator[Piece]:
         """Yield what every file of an array of the classes holds, checked."""
@@ -303,8 +328,9 @@ class ZarrStore:
     def journal(self) -> Journal:
         """Return the ledger and Zarr's metadata, which every copy in another format keeps."""
         names = {name: crc for name, crc in self._state.files.items() if Path(name).name == ROOT}
-        metadata = {name: checked(self.path, name, crc) for name, crc in names.items()}
-        return Journal((self.path / LEDGER).read_bytes(), metadata)
+        with reading(self.path):
+            metadata = {name: checked(self.path, name, crc) for name, crc in names.items()}
+            return Journal((self.path / LEDGER).read_bytes(), metadata)
 
     def block(self, spec: ArraySpec, rows: slice) -> npt.NDArray[Any]:
         """Return (B, V, ...) of the rows of one chunk, read from its files and not mapped."""

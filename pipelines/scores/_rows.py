@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 import logme
-from featurecache.casting import as_numbers
-from featurecache.features import ArraySpec, Task
+from featurecache.features import ArraySpec, Task, as_numbers
 from featurecache.stores import FeatureStore
 
 Floats = npt.NDArray[np.float64]

@@ -58,7 +58,7 @@ def _figure(run: Run, axis: str, lines: list[dict[str, Any]], metric: str) -> Fi
         if points:
             axes.plot(*zip(*points, strict=True), mark, markersize=10 if chosen else 4, alpha=1 if chosen else 0.6)
     values = [value for line in lines if (value := _number(line[axis])) is not None]
-    if min(values) > 0 and max(values) / min(values) > 50:
+    if min(values) > 0 and max(values) / min(values) >= 10:
         axes.set_xscale("log")
     axes.set_xlabel(axis)
     axes.set_ylabel(metric)

@@ -21,17 +21,18 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 IMPORTED = (
     "save_features", "featurecache.backbones.timm", "featurecache.backbones.demo", "featurecache.datasets.image_folder",
-    "featurecache.stores.zarr",
+    "featurecache.stores.zarr", "featurecache.stores.hdf5", "featurecache.stores._merging", "pipelines.merge",
+    "pipelines.delete", "pipelines.verify", "pipelines.gc", "pipelines.maintain",
 )  # fmt: skip
 """So that a fork has nothing left to import."""
 
 
 class Forks:
-    """Starts command lines; to be closed."""
+    """Starts command lines, or whatever else `program` serves; to be closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str = "from tests.faults.forks import serve; serve()") -> None:
         self._parent = subprocess.Popen(
-            [sys.executable, "-c", "from tests.faults.forks import serve; serve()"],
+            [sys.executable, "-c", program],
             cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
@@ -58,11 +59,16 @@ class Forks:
 
 
 def serve() -> None:
-    """Answer calls from stdin until it ends."""
+    """Answer calls of the command line from stdin until it ends."""
     import cli
 
     for module in IMPORTED:
         importlib.import_module(module)
+    serve_calls(cli.main)
+
+
+def serve_calls(main: Callable[[list[str]], None]) -> None:
+    """Answer calls of `main` from stdin until it ends, each in a fork."""
     for line in sys.stdin:
         call = json.loads(line)
         if "wait" in call:
@@ -71,7 +77,7 @@ def serve() -> None:
         process = os.fork()
         if process == 0:
             resource.setrlimit(resource.RLIMIT_FSIZE, (call["largest_file"], -1))
-            _call(cli.main, call["arguments"], Path(call["output"]))
+            _call(main, call["arguments"], Path(call["output"]))
         print(process, flush=True)
 
 
@@ -82,6 +88,7 @@ def _call(main: Callable[[list[str]], None], arguments: list[str], output: Path)
     code = 1
     try:
         main(arguments)
+        code = 0
     except SystemExit as end:
         code = int(end.code or 0)
     except BaseException:

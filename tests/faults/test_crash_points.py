@@ -20,6 +20,7 @@ import pytest
 
 from featurecache.features import ArraySpec, Header, Layer
 from featurecache.stores import create_store, examine_store, gaps, lacking, open_store, united
+from tests.faults.conftest import COUNTED
 from tests.faults.extent import sampled
 from tests.featurecache.stores.contract import files, header, table
 
@@ -123,12 +124,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files(path)
 
 
-def test_whatever_step_is_the_last_the_end_is_the_same(whole, tmp_path, monkeypatch):
+def test_whatever_step_is_the_last_the_end_is_the_same(whole, tmp_path, monkeypatch, record_property):
     count = die(tmp_path / "counted.zarr", last=-1)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     assert count > 50
 
-    for last in sampled(range(1, count + 1), 50):
+    tried = sampled(range(1, count + 1), 50)
+    for last in tried:
         path = tmp_path / f"{last}.zarr"
         assert die(path, last) == 0
         if path.exists():
@@ -138,6 +140,7 @@ def test_whatever_step_is_the_last_the_end_is_the_same(whole, tmp_path, monkeypa
         assert files(path) == whole, f"killed at step {last}"
 
     assert not list(tmp_path.glob(".*")), "leftovers of creations"
+    record_property(COUNTED, ["death at a step", "writing and extending", len(tried), f"of {count} steps"])
 
 
 def check_readable(path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from featurecache.errors import StoreError
 from featurecache.stores import create_store, lacking, open_store, store_exists, united
 from tests.faults import test_crash_points as crashes
+from tests.faults.conftest import COUNTED
 from tests.faults.extent import ALL, sampled
 from tests.faults.test_crash_points import BATCH, ROWS, check_readable, complete, counted, narrow, said, wide
 from tests.featurecache.stores.contract import files, table
@@ -81,7 +82,7 @@ def written(tmp_path: Path) -> Path:
     return (tmp_path / "written.h5.zarr").rename(tmp_path / "written")
 
 
-def test_whatever_step_is_the_last_the_end_is_the_same_file(written, tmp_path, monkeypatch):
+def test_whatever_step_is_the_last_the_end_is_the_same_file(written, tmp_path, monkeypatch, record_property):
     # an fsync changes nothing that a kill leaves behind; the Zarr store's own test stops at each of them too
     monkeypatch.setattr(crashes, "STEPS", (*(name for name in crashes.STEPS if name != "fsync"), "getppid"))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
@@ -92,7 +93,8 @@ def test_whatever_step_is_the_last_the_end_is_the_same_file(written, tmp_path, m
     assert count > 100
 
     met: set[int] = set()
-    for last in sampled(range(1, count + 1), 30):
+    tried = sampled(range(1, count + 1), 30)
+    for last in tried:
         place = tmp_path / str(last)
         path = place / "x.h5"
         shutil.copytree(written, place / "x.h5.zarr")
@@ -105,6 +107,7 @@ def test_whatever_step_is_the_last_the_end_is_the_same_file(written, tmp_path, m
             assert [left.name for left in place.iterdir()] == ["x.h5"]
         met.add(state)
     assert len(met) > (60 if ALL else 15)
+    record_property(COUNTED, ["death at a step", "assembly and extension of a file", len(tried), f"of {count} steps"])
 
 
 def test_no_room_for_the_file_leaves_the_zarr_side_whole_and_no_broken_file(tmp_path):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from featurecache.casting import WORST_ERROR, as_numbers, as_tensor, stored_form
+from featurecache.casting import WORST_ERROR, as_tensor, stored_form
 from featurecache.errors import FeatureValueError
-from featurecache.features import ArraySpec
+from featurecache.features import ArraySpec, as_numbers
 
 IDS = ["a.jpg", "b.jpg", "c.jpg"]
 

@@ -53,6 +53,15 @@ def ready(name: str, task: Task, *, standardised: bool = True) -> tuple[nn.Modul
     return head, spec, parts
 
 
+def standardised(parts: Sequence[FeatureBatch]) -> dict[str, Tensor]:
+    """Return the arrays of the first batch; each feature has mean 0 and deviation 1 over all rows and positions."""
+    found = {}
+    for name, values in joined(parts).arrays.items():
+        flat = values.reshape(-1, values.shape[-1]).double()
+        found[name] = ((parts[0].arrays[name] - flat.mean(0)) / flat.std(0, correction=0)).float()
+    return found
+
+
 def trained(head: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in head.named_parameters() if p.requires_grad}
 
@@ -178,9 +187,10 @@ class HeadContract:
             pytest.skip(f"{name} reads features as they are")
         plain = built(name, replace(spec, statistics={}))
         plain.load_state_dict({k: v for k, v in head.state_dict().items() if k in plain.state_dict()})
-        by_hand = {key: (v - spec.statistics[key][0]) / spec.statistics[key][1] for key, v in parts[0].arrays.items()}
+        by_hand = standardised(parts)
 
-        assert torch.allclose(head.eval()(parts[0].arrays), plain.eval()(by_hand), atol=1e-5)
+        said = head.eval()(parts[0].arrays)
+        assert torch.allclose(said, plain.eval()(by_hand), atol=1e-5 * max(1.0, float(said.abs().max())))
 
     def test_what_it_says_of_a_row_does_not_depend_on_the_others(self, name):
         head, _, parts = ready(name, "classification")
@@ -204,10 +214,41 @@ class HeadContract:
         with pytest.raises(ConfigError, match="has 2 axes a row .* Give --tokens cls or mean"):
             build_head(name, spec, {})
 
+    def test_it_leaves_the_batch_as_it_was(self, name):
+        parts = batches(widths=read_by(name))
+        head = built(name, asked(name))
+        before = {key: value.clone() for key, value in parts[0].arrays.items()}
+
+        if hasattr(head, "solve"):
+            head.solve(parts)
+        head(parts[0].arrays)
+
+        assert all(torch.equal(value, before[key]) for key, value in parts[0].arrays.items())
+
+    @pytest.mark.parametrize("task", TASKS)
+    def test_solving_several_together_gives_what_each_gives_alone(self, name, task):
+        room = HEADS.load(name)
+        if not hasattr(room, "solve_together"):
+            pytest.skip(f"{name} is not solved with others")
+        parts = batches(task, read_by(name))
+        spec = asked(name, task, parts)
+        together, alone = (
+            [built(name, one, 3) for one in (spec, spec, replace(spec, statistics={}))] for _ in range(2)
+        )
+
+        said = room.solve_together(together, parts)
+
+        assert said == [pytest.approx(head.solve(parts), rel=1e-6) for head in alone]
+        for one, other in zip(together, alone, strict=True):
+            torch.testing.assert_close(one(parts[0].arrays), other(parts[0].arrays), rtol=1e-4, atol=1e-4)
+
     def test_several_of_them_make_a_stack_that_says_what_each_says(self, name):
         parts = batches(widths=read_by(name))
         spec = asked(name, parts=parts)
         heads = [built(name, spec, seed).eval() for seed in range(3)]
+        for number, head in enumerate(heads):
+            if hasattr(head, "solve"):
+                head.solve(batches(widths=read_by(name), seed=number))
         alone = torch.stack([head(parts[0].arrays) for head in heads])
 
         stack = Stack(heads)

@@ -15,7 +15,7 @@ from featurecache.errors import ConfigError
 from featurecache.features import FeatureBatch
 from heads._checkpoint import build_head
 from heads._inputs import Inputs
-from heads.ridge import LAMBDAS, RidgeFit, as_logits, build, one_hot, solve_ridge
+from heads.ridge import LAMBDAS, RidgeFit, as_logits, build, one_hot, solve_ridge, solve_together
 from tests.heads.samples import CLASSES, LAYERS, ONE, TASKS, batches, joined, spec_of
 
 WIDE = {"layers/cls/05": 64}
@@ -162,7 +162,44 @@ def test_it_says_when_the_best_lambda_lies_at_the_edge(caplog):
     with caplog.at_level(logging.WARNING, "featurecache"):
         solved(batches(noise=0.1), "classification", ONE, (10.0, 100.0, 1000.0))
 
-    assert "the best lambda 10 lies at the edge of the grid" in caplog.text
+    assert "ridge over layers/cls/05: the best lambda 10 lies at the edge of the grid" in caplog.text
+
+
+def test_it_says_so_once_for_many_heads_over_the_same_arrays(caplog):
+    parts = batches(widths=LAYERS, noise=0.1)
+    heads = [build(spec_of(widths=LAYERS), lambdas=(10.0, 100.0, 1000.0)) for _ in range(4)]
+
+    with caplog.at_level(logging.WARNING, "featurecache"):
+        solve_together(heads, parts)
+
+    assert caplog.text.count("ridge over layers/cls/00 ... layers/cls/05") == 1
+
+
+def test_heads_over_the_same_arrays_share_the_walks(monkeypatch):
+    walks = 0
+
+    class Counted(list):
+        def __iter__(self):
+            nonlocal walks
+            walks += 1
+            return super().__iter__()
+
+    solve_together([build(spec_of(), lambdas=(0.1 * n,)) for n in range(1, 9)], Counted(batches()))
+
+    assert walks == 3
+
+
+def test_each_of_many_heads_has_the_best_lambda_of_its_own_grid():
+    parts = batches(noise=2.0)
+    grids = [(0.001,), (0.001, 0.03), (1.0, 0.03, 10.0), LAMBDAS]
+    heads = [build(spec_of(), lambdas=grid) for grid in grids]
+
+    chosen = solve_together(heads, parts)
+
+    for head, grid, said in zip(heads, grids, chosen, strict=True):
+        fitted = solved(parts, "classification", ONE, tuple(sorted(grid)))
+        assert said == fitted.chosen()
+        torch.testing.assert_close(head.map.weight.T, as_logits(fitted, "classification")[0].float())
 
 
 def test_one_row_is_refused():

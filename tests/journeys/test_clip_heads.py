@@ -12,12 +12,17 @@ import pytest
 import torch
 
 import save_features
+from featurecache.errors import ConfigError
 from featurecache.sources.cached import CachedSource, split_rows
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, HeadSpec
 from heads._checkpoint import build_head, load_head, save_head
-from pipelines._fitting import Member, Recipe, fit, outputs_of
+from pipelines._fitting import Recipe, fit
+from pipelines._outputs import outputs_of
+from pipelines._stack import Member
 from pipelines.objectives.cross_entropy import build as cross_entropy
+from pipelines.train_head import TrainHeadConfig
+from pipelines.train_head import run as train_head
 from save_features import SaveFeaturesConfig, run
 from tests.conformance.lfa_store import backbone_of, read
 from tests.shared_data import CIFAR, SHARED, needs_shared
@@ -97,3 +102,23 @@ def test_a_head_learns_from_the_store_and_says_the_same_when_it_is_loaded(store,
     again, _ = load_head(tmp_path)
     for source in (train, val):
         assert torch.equal(outputs_of(again, source, "cpu")[0], outputs_of(head, source, "cpu")[0])
+
+
+@needs_shared
+@pytest.mark.skipif(not TINY.exists(), reason=f"needs the tiny CLIP of {TINY}")
+def test_the_verb_trains_each_beside_the_others_and_zero_shot_needs_no_label(store, tmp_path):
+    sweep = {"head": "zero_shot,clip_linear,clip_adapter,lfa_clip,linear", "seed": "0,1"}
+
+    record = train_head(
+        TrainHeadConfig(store=store.path, out=tmp_path / "run", sweep=sweep, epochs=5, quiet=True)
+    ).record
+    alone = train_head(TrainHeadConfig(store=store.path, out=tmp_path / "zero", head="zero_shot", quiet=True)).record
+
+    cells = {(line["head"], line["seed"]): line for line in record["sweep"]["cells"]}
+    assert cells["zero_shot", 0]["val_top1"] == alone["metrics"]["val"]["top1"]["value"]
+    assert cells["zero_shot", 0]["trained_parameters"] == 0
+    assert (
+        cells["lfa_clip", 0]["arrays"].startswith("layers/cls/00,") and cells["clip_linear", 0]["arrays"] == "projected"
+    )
+    with pytest.raises(ConfigError, match="the head lfa_clip reads features as they are: --standardise does not apply"):
+        train_head(TrainHeadConfig(store=store.path, out=tmp_path / "no", head="lfa_clip", standardise=True))

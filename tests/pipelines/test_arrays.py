@@ -96,3 +96,29 @@ def test_auto_prefers_the_class_token_then_the_mean(held, chosen):
     names, _ = select_arrays(header(tokens=held), "last", None, "auto")
 
     assert names == (f"layers/{chosen}/05",)
+
+
+def with_arrays(*more: ArraySpec) -> Header:
+    plain = header()
+    return replace(plain, arrays=(*plain.arrays, *more), tokens=(*plain.tokens, "all"))
+
+
+def test_a_head_of_many_tokens_reads_the_last_layers():
+    held = with_arrays(*(ArraySpec(layer_array("all", index), (5, 8), "float16") for index in LAYERS))
+
+    assert select_arrays(held, "tokens", None, "auto")[0] == ("layers/all/05",)
+    assert select_arrays(held, "tokens", "1", "auto")[0] == ("layers/all/01",)
+    with pytest.raises(
+        StoreContentsError, match="reads many tokens a layer, and the store holds cls, mean, patch-grid:2 only"
+    ):
+        select_arrays(header(), "tokens", None, "auto")
+
+
+def test_a_head_of_the_joint_space_reads_that_alone():
+    held = with_arrays(ArraySpec("projected", (4,), "float16"))
+
+    assert select_arrays(held, "projected", None, "auto")[0] == ("projected",)
+    with pytest.raises(ConfigError, match="so --layers 3 does not apply"):
+        select_arrays(held, "projected", "3", "auto")
+    with pytest.raises(StoreContentsError, match="holds no array projected"):
+        select_arrays(header(), "projected", None, "auto")

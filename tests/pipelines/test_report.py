@@ -169,7 +169,7 @@ def test_pictures_are_shown_where_the_data_is_given(runs, tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((digits.images[number] * 15.9).astype(np.uint8)).save(folder / f"{number:03d}.png")
 
-    run(ReportConfig(runs=(runs / "lfa",), out=tmp_path / "report.html", data=str(tmp_path / "images")))
+    run(ReportConfig(runs=(runs / "lfa",), out=tmp_path / "report.html", pictures=str(tmp_path / "images")))
 
     assert "data:image/jpeg;base64," in (tmp_path / "report.html").read_text()
 

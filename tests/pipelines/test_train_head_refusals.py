@@ -63,6 +63,8 @@ def test_a_mistyped_option_does_not_take_the_folder(tmp_path):
     ({"tokens": "register"}, StoreContentsError, "holds no tokens 'register'; it holds cls, mean"),
     ({"layers": "mean"}, ConfigError, "layers of different widths have no mean .* Give --layers concat"),
     ({"head": "lfa", "layers": "mean"}, ConfigError, "lfa reads every layer by itself"),
+    ({"head": "zero_shot"}, StoreContentsError, "the store holds no array projected, the joint space"),
+    ({"head": "lfa_clip"}, StoreContentsError, "the head lfa_clip needs text/eot, .* It is for models with a text side"),
     ({"head": "ridge", "head_option": {"lambdas": [0.0]}}, ConfigError, "lambdas must be positive"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, settings, error, match):

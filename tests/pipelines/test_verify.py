@@ -199,7 +199,9 @@ def test_other_images_are_not_taken_for_those_of_the_store(store, tmp_path):
     fewer = pictures(tmp_path / "fewer", cat=20, dog=19)
     others = pictures(tmp_path / "others", ant=20, bee=20)
 
-    with pytest.raises(StoreMismatchError, match=r"1 samples .* gone from the data.*'dog/019.png'.* right one with --data"):
+    with pytest.raises(
+        StoreMismatchError, match=r"1 samples .* gone from the data.*'dog/019.png'.* right one with --data"
+    ):
         checked(store, repair=True, data=str(fewer))
     with pytest.raises(
         StoreMismatchError,

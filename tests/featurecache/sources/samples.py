@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.casting import as_numbers
 from featurecache.datasets import RowTable
-from featurecache.features import ArraySpec, Header, Layer
+from featurecache.features import ArraySpec, Header, Layer, as_numbers
 from featurecache.stores import FeatureStore, create_store, open_store
 
 WIDTH = 16

@@ -1,0 +1,140 @@
+"""`gc`, `merge` and `convert --dtype` that die at any single step: what was there is untouched, and the end is the same."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featurecache.stores import examine_store, open_store, store_exists
+from pipelines.gc import GcConfig
+from pipelines.gc import run as gc
+from pipelines.maintain import ConvertConfig, convert
+from pipelines.merge import MergeConfig
+from pipelines.merge import run as merge
+from tests.faults import test_crash_points as crashes
+from tests.faults.conftest import COUNTED
+from tests.faults.extent import sampled
+from tests.faults.operations import NOBODY
+from tests.faults.test_crash_points import counted
+from tests.featurecache.stores.contract import files
+from tests.featurecache.stores.test_maintaining import made
+from tests.pipelines.stores import made_store
+
+ROWS = 80
+
+
+def collect(place: Path) -> None:
+    gc(GcConfig(store=place))
+
+
+def narrow(suffix: str) -> Callable[[Path], None]:
+    def act(place: Path) -> None:
+        convert(ConvertConfig(store=place / "x.zarr", out=place / f"made{suffix}", dtype="float16"))
+
+    return act
+
+
+def put_together(suffix: str) -> Callable[[Path], None]:
+    def act(place: Path) -> None:
+        merge(MergeConfig(stores=(place / "x.zarr", place / "y.zarr"), out=place / f"made{suffix}"))
+
+    return act
+
+
+def left_over(place: Path) -> None:
+    """Leave what killed writers leave, beside a finished store and one that goes on."""
+    made_store(place / "x.zarr", rows=ROWS, arrays=("embedding",))
+    made_store(place / "y.zarr", rows=ROWS, arrays=("embedding",), stop_at=48)
+    (place / "y.zarr/.zarr.json.17.tmp").write_bytes(b"cut off")
+    for name in ("a.zarr", "b.zarr", "c.zarr", "d.zarr"):
+        creation = place / f".{name}.{socket.gethostname()}.{NOBODY}.tmp"
+        creation.mkdir()
+        (creation / "zarr.json").write_bytes(b"{}")
+
+
+def only_wide(place: Path) -> None:
+    made_store(place / "x.zarr", rows=ROWS, arrays=("embedding",))
+
+
+def two_sets(place: Path) -> None:
+    made(place / "x.zarr", rows=40)
+    made(place / "y.zarr", rows=40, first=500)
+
+
+def dying(act: Callable[[Path], None], place: Path, last: int, steps: Any) -> None:
+    count = counted(last)
+    act(place)
+    steps.value = count()
+
+
+def die(act: Callable[[Path], None], place: Path, last: int) -> int:
+    """Act in a fork that dies at step `last`; return how many steps there were, 0 where it died."""
+    context = multiprocessing.get_context("fork")
+    steps = context.Value("i", 0)
+    process = context.Process(target=dying, args=(act, place, last, steps))
+    process.start()
+    process.join()
+    assert process.exitcode == (0 if steps.value else -signal.SIGKILL)
+    return int(steps.value)
+
+
+def check(place: Path, expected: np.ndarray) -> None:
+    """Read what was there as before; what is new is whole or not there."""
+    np.testing.assert_array_equal(open_store(place / "x.zarr").to_numpy("embedding"), expected)
+    for path in (place / "made.zarr", place / "made.h5"):
+        if store_exists(path):
+            assert open_store(path).finished
+            assert examine_store(path).damages == ()
+
+
+def lasting(place: Path) -> dict[str, bytes]:
+    """Return what is in a folder; of a lock only that it is there, for it names its process."""
+    return {name: b"" if name.endswith("writer.lock") else content for name, content in files(place).items()}
+
+
+ACTS = {
+    "gc": (left_over, collect),
+    "merge": (two_sets, put_together(".zarr")),
+    "merge into one file": (two_sets, put_together(".h5")),
+    "convert --dtype": (only_wide, narrow(".zarr")),
+    "convert --dtype into one file": (only_wide, narrow(".h5")),
+}
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_whatever_step_is_the_last_the_end_is_the_same(name, tmp_path, monkeypatch, record_property):
+    # an fsync changes nothing that a kill leaves behind
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(crashes, "STEPS", tuple(step for step in crashes.STEPS if step != "fsync"))
+    prepare, act = ACTS[name]
+    fresh, whole = tmp_path / "fresh", tmp_path / "whole"
+    fresh.mkdir()
+    prepare(fresh)
+    shutil.copytree(fresh, whole)
+    act(whole)
+    reference = lasting(whole)
+    expected = open_store(fresh / "x.zarr").to_numpy("embedding")
+    shutil.copytree(fresh, tmp_path / "counted")
+    count = die(act, tmp_path / "counted", last=-1)
+    assert count > 8
+
+    tried = sampled(range(1, count + 1), 5)
+    for last in tried:
+        place = tmp_path / str(last)
+        shutil.copytree(fresh, place)
+        assert die(act, place, last) == 0
+        check(place, expected)
+        act(place)
+        assert lasting(place) == reference, f"killed at step {last}"
+        shutil.rmtree(place)
+
+    record_property(COUNTED, ["death at a step", name, len(tried), f"of {count} steps"])
