@@ -34,6 +34,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("pipelines.plan:PlanConfig", "Say how many rows, bytes and minutes an extraction will take."),
     "logme": ("pipelines.rank:RankConfig", "Rank the layers of stores by how well they explain the labels."),
     "train-head": ("pipelines.train_head:TrainHeadConfig", "Train a light head on the features of a store."),
+    "run-protocol": (
+        "pipelines.run_protocol:RunProtocolConfig",
+        "Compare heads over the trials of a protocol, with intervals.",
+    ),
+    "leaks": ("pipelines.find_leaks:LeaksConfig", "Find test images that are near-duplicates of training images."),
     "report": ("pipelines.report:ReportConfig", "Write what runs came to as one self-contained page."),
     "predict": ("pipelines.predict:PredictConfig", "Say what a trained run sees in images."),
     "evaluate": ("pipelines.evaluate:EvaluateConfig", "Measure a trained run on other data, classes matched by name."),
@@ -55,7 +60,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 """Verb -> (module:Config[:function], help). The function (default `run`) takes the config and returns a report."""
 
-POSITIONAL = ("data", "store", "stores", "run_folder", "runs", "inputs", "what")
+POSITIONAL = ("protocol", "data", "store", "stores", "run_folder", "runs", "inputs", "what")
 """Config fields that are arguments instead of options."""
 
 

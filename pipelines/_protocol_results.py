@@ -1,0 +1,175 @@
+"""What the trials of a protocol came to: means with intervals, paired differences; as tables, CSV, LaTeX and a curve."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from featurecache.files import write_atomic
+from featurecache.metrics import primary
+from featurecache.reports import Table
+from featurecache.runs import RECORD
+from pipelines._pairing import Floats, Outcome, difference, drawn, summary, with_derived
+from pipelines._selection import as_csv
+from pipelines._trialling import Work
+from pipelines.protocols import Plan, Trial
+
+Line = dict[str, Any]
+NUMBERS = ("trials", "mean", "deviation", "trials_low", "trials_high", "low", "high")
+
+
+def results_of(protocol: str, works: Sequence[Work]) -> dict[str, Any]:
+    """Return "metric", "results", "differences" and "trials", each a list of lines, of finished works."""
+    results: list[Line] = []
+    differences: list[Line] = []
+    for title in dict.fromkeys(work.title for work in works):
+        mine = [work for work in works if work.title == title]
+        for labels, trials in grouped(mine[0].plan):
+            for test, values in _values(mine, trials).items():
+                place = {"protocol": protocol, "store": title, **labels, "test": test}
+                results += [{**place, "head": w.head, **summary(values[:, :, n])} for n, w in enumerate(mine)]
+                differences += [
+                    {**place, "head": mine[b].head, "against": mine[a].head, **difference(values[:, :, b], values[:, :, a])}
+                    for a in range(len(mine)) for b in range(a + 1, len(mine))
+                ]  # fmt: skip
+    trained = works[0].plan.trials[0].fold.train.store.header.task
+    lines = [
+        _trial_line(protocol, work, trial, test) for work in works for trial in work.plan.trials for test in trial.tests
+    ]
+    return {"metric": primary(trained), "results": results, "differences": differences, "trials": lines}
+
+
+def grouped(plan: Plan) -> list[tuple[Line, list[Trial]]]:
+    """Return the labels that are told with the trials that are averaged."""
+    groups: dict[str, tuple[Line, list[Trial]]] = {}
+    for trial in plan.trials:
+        labels = {name: value for name, value in trial.labels.items() if name not in plan.over}
+        groups.setdefault(json.dumps(labels), (labels, []))[1].append(trial)
+    return list(groups.values())
+
+
+def _values(works: Sequence[Work], trials: Sequence[Trial]) -> dict[str, Floats]:
+    """Return test -> (1 + draws, T, H) values of its heads, with those that the plan derives."""
+    found = {}
+    for test in trials[0].tests:
+        outcomes = [
+            [Outcome.of(work.folder / trial.name / test, trial.tests[test]) for work in works] for trial in trials
+        ]
+        found[test] = drawn(outcomes)
+    return with_derived(found, works[0].plan.derived)
+
+
+def _trial_line(protocol: str, work: Work, trial: Trial, test: str) -> Line:
+    record = json.loads((work.folder / trial.name / RECORD).read_text())
+    metrics = {name: v["value"] for name, v in record["metrics"][test].items() if isinstance(v, dict)}
+    setting = {f"setting_{name}": value for name, value in record["setting"].items()}
+    return {
+        "protocol": protocol, "store": work.title, "head": work.head, **trial.labels, "test": test, **metrics, **setting,
+        "best_epoch": record["best_epoch"], "rows_train": record["rows"]["train"], "rows_test": record["rows"][test],
+    }  # fmt: skip
+
+
+def tables(record: Mapping[str, Any]) -> list[Table]:
+    """Return the results, and what each head is above the first."""
+    lines, metric = record["results"], record["metric"]
+    labels = [name for name in lines[0] if name not in ("protocol", "head", *NUMBERS)]
+    several = any(line["trials"] > 1 for line in lines)
+    columns = (*labels, "head", metric, "95 % over rows", *(("deviation", "95 % over trials") if several else ()))
+    rows = [(*(_plain(line.get(name)) for name in labels), *_shown(line, several)) for line in lines]
+    notes = [f"means over {lines[0]['trials']} trials; rows: bootstrap over groups, else samples"]
+    found = [Table(record["protocol"], columns, rows, notes if several else [notes[0].partition("; ")[2]])]
+    first = record["heads"][0]
+    against = [line for line in record["differences"] if line["against"] == first]
+    if against:
+        rows = [
+            (*(_plain(line.get(name)) for name in labels), line["head"], f"{line['difference']:+.4f}",
+             f"[{line['low']:+.4f}, {line['high']:+.4f}]") for line in against
+        ]  # fmt: skip
+        title = f"{metric} above {first} (paired bootstrap, the same draws for both)"
+        found.append(Table(title, (*labels, "head", "difference", "95 %"), rows))
+    return found
+
+
+def _shown(line: Line, several: bool) -> tuple[str, ...]:
+    words = (line["head"], f"{line['mean']:.4f}", f"[{line['low']:.4f}, {line['high']:.4f}]")
+    if not several:
+        return words
+    if line["deviation"] is None:
+        return (*words, "", "")
+    return (*words, f"{line['deviation']:.4f}", f"[{line['trials_low']:.4f}, {line['trials_high']:.4f}]")
+
+
+def _plain(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def write_results(folder: Path, record: Mapping[str, Any], curve: str) -> list[str]:
+    """Write every table, and a plot where the protocol has a curve; return the names of the files."""
+    files: dict[str, bytes] = {f"{name}.csv": as_csv(record[name]) for name in ("results", "differences", "trials")}
+    files["results.tex"] = _latex(record).encode()
+    if curve:
+        files |= {f"curve.{kind}": _curve(record, curve, kind) for kind in ("png", "svg")}
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    return list(files)
+
+
+def _latex(record: Mapping[str, Any]) -> str:
+    """Return one line a head and one column a place: percent, with the deviation over trials or the interval over rows."""
+    lines = record["results"]
+    labels = [name for name in lines[0] if name not in ("protocol", "head", *NUMBERS)]
+    places = list(dict.fromkeys(tuple(_plain(line.get(name)) for name in labels) for line in lines))
+    best = {p: max(line["mean"] for line in lines if _place(line, labels) == p) for p in places}
+    rows = []
+    for head in record["heads"]:
+        cells = {_place(line, labels): line for line in lines if line["head"] == head}
+        rows.append(" & ".join([_escaped(head), *(_cell(cells[p], best[p]) for p in places)]) + r" \\")
+    heads = [" & ".join(["", *(_escaped(p[n]) for p in places)]) + r" \\" for n in range(len(labels))]
+    body = ["\\toprule", *heads, "\\midrule", *rows, "\\bottomrule"]
+    said = f"% {record['protocol']}: {record['metric']} in percent\n"
+    return said + "\n".join([f"\\begin{{tabular}}{{l{'c' * len(places)}}}", *body, "\\end{tabular}", ""])
+
+
+def _place(line: Line, labels: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_plain(line.get(name)) for name in labels)
+
+
+def _cell(line: Line, best: float) -> str:
+    value = f"{100 * line['mean']:.1f}"
+    value = f"\\mathbf{{{value}}}" if line["mean"] == best else value
+    if line["deviation"] is not None:
+        return f"${value} \\pm {100 * line['deviation']:.1f}$"
+    return f"${value}\\;[{100 * line['low']:.1f}, {100 * line['high']:.1f}]$"
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "_%&#$" else letter for letter in text)
+
+
+def _curve(record: Mapping[str, Any], axis: str, kind: str) -> bytes:
+    """Return a picture: one panel a store and test, one line a head, a band of the deviation over trials."""
+    from matplotlib.figure import Figure
+
+    lines = record["results"]
+    panels = list(dict.fromkeys((line["store"], line["test"]) for line in lines))
+    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for panel, (store, test) in zip(axes, panels, strict=True):
+        for head in record["heads"]:
+            mine = [one for one in lines if (one["store"], one["test"], one["head"]) == (store, test, head)]
+            x, y = [one[axis] for one in mine], [100 * one["mean"] for one in mine]
+            spread = [100 * (one["deviation"] or 0.0) for one in mine]
+            (drawn_line,) = panel.plot(x, y, marker="o", label=head)
+            below, above = ([v + sign * s for v, s in zip(y, spread, strict=True)] for sign in (-1, 1))
+            panel.fill_between(x, below, above, color=drawn_line.get_color(), alpha=0.15, linewidth=0)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(x, [str(value) for value in x])
+        panel.set(xlabel=axis, ylabel=f"{record['metric']} (%)", title=f"{store}, {test}")
+        panel.grid(alpha=0.3)
+        panel.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()

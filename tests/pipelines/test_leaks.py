@@ -1,0 +1,71 @@
+"""Near-duplicates are found from features: copies that were changed a little, and nothing that is merely alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featurecache.errors import ConfigError
+from featurecache.stores import open_store
+from pipelines._leaks import arrays_of, near_duplicates
+from pipelines.find_leaks import LeaksConfig, run
+from pipelines.run_protocol import RunProtocolConfig
+from pipelines.run_protocol import run as run_protocol
+from tests.pipelines.protocols.samples import balanced, store_of
+from tests.pipelines.stores import NAMES, made_store
+
+TEST, TRAIN, PLANTED, WIDTH = 200, 800, 20, 64
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose last training rows are copies of the first test rows, changed a little; classes are clusters, and one
+    direction is of all rows alike."""
+    draw, rows = np.random.default_rng(5), TEST + TRAIN
+    target = balanced(rows)
+    scales = np.linspace(3, 0.3, WIDTH)
+    features = (draw.normal(size=(3, WIDTH))[target] + draw.normal(size=(rows, WIDTH))) * scales + 10
+    features[-PLANTED:] = features[:PLANTED] + 0.2 * draw.normal(size=(PLANTED, WIDTH)) * scales
+    features[TEST + 7] = features[150]
+    split = ["test"] * TEST + ["train"] * TRAIN
+    return store_of(tmp_path_factory.mktemp("stores") / "x.zarr", target, split=split, features=features)
+
+
+def test_planted_copies_are_found_and_hardly_anything_else(planted):
+    report = run(LeaksConfig(store=planted))
+
+    found = {(pair["test"], pair["train"]) for pair in report.pairs}
+    true = {(f"{row:03d}.jpg", f"{TEST + TRAIN - PLANTED + row:03d}.jpg") for row in range(PLANTED)}
+    true.add(("150.jpg", f"{TEST + 7:03d}.jpg"))
+    assert len(found & true) >= 0.9 * len(true)
+    assert len(found - true) <= 0.005 * TEST
+    assert report.pairs[0]["similarity"] == pytest.approx(1, abs=1e-5) and report.pairs[0]["test"] == "150.jpg"
+    assert report.tables()[0].notes[0].endswith("have a near-duplicate among 800")
+
+
+def test_rows_that_are_only_of_one_class_are_no_pair(planted):
+    store = open_store(planted)
+
+    clean = near_duplicates(store, np.arange(PLANTED, 150), np.arange(TEST + 20, TEST + TRAIN - PLANTED))
+
+    assert clean == []
+
+
+def test_a_protocol_warns_of_them_before_it_trains(planted, tmp_path, caplog):
+    config = RunProtocolConfig(protocol="holdout", stores=(planted,), out=tmp_path / "run", epochs=1, quiet=True)
+
+    record = run_protocol(config).record
+
+    (remark,) = record["remarks"]
+    assert "test rows look like copies of rows that are learnt from, such as 150.jpg of 207.jpg" in remark
+    assert remark in caplog.text
+
+
+def test_all_layers_are_compared_and_a_split_is_not_compared_with_itself(tmp_path):
+    store = open_store(made_store(tmp_path / "x.zarr"))
+
+    assert arrays_of(store) == sorted(NAMES)
+    with pytest.raises(ConfigError, match="test would be compared with itself"):
+        LeaksConfig(store=store.path, train=("train", "test"))
