@@ -18,7 +18,7 @@ ARMIJO = 1e-4
 """Share of the promised decrease that a step must bring."""
 PAST = 3
 """Steps whose common fall is looked at: the last directions alone say too little of a long flat valley."""
-STILL = 100
+STILL = 10
 """Times the tolerance that these steps may fall together at the end."""
 
 

@@ -105,7 +105,7 @@ class Passes:
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (B, D) centred features, float32, and their labels, at most `BLOCK` rows at a time."""
         for x, y in self._read() if self.kept is None else self.kept:
-            yield from zip(x.split(BLOCK), y.split(BLOCK), strict=True)
+            yield from zip(torch.split(x, BLOCK), torch.split(y, BLOCK), strict=True)
 
     def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.batches:
@@ -144,11 +144,11 @@ class Passes:
         by_weight = torch.zeros_like(flat)
         for x, y in self.blocks():
             x = x.to(kind)
-            logits = (x @ flat).unflatten(1, (many, columns)).add_(shift)
+            logits = (x @ flat).reshape(len(x), many, columns).add_(shift)
             losses += _softmax(logits, y) if self.columns.softmax else _sigmoid(logits, y)
             by_bias += logits.sum(0, dtype=torch.float64)
             by_weight.addmm_(x.T, logits.flatten(1))
-        return losses, by_weight.unflatten(1, (many, columns)).permute(1, 0, 2).double(), by_bias
+        return losses, by_weight.reshape(width, many, columns).permute(1, 0, 2).double(), by_bias
 
 
 def _softmax(logits: Tensor, labels: Tensor) -> Tensor:

@@ -53,13 +53,13 @@ class Attentive(nn.Module):
         return torch.cat(values, dim=1)
 
     def _weights(self, tokens: Tensor) -> Tensor:
-        queries = self.queries.unflatten(-1, (self.heads, -1))
+        queries = self.queries.reshape(len(self.queries), self.heads, -1)
         scores = torch.einsum("qhe,bhte->bhqt", queries, self._split(self.key(tokens)))
         return (scores / math.sqrt(queries.shape[-1])).softmax(dim=-1)
 
     def _split(self, values: Tensor) -> Tensor:
         """(B, T, E) -> (B, H, T, E / H)."""
-        return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return values.reshape(*values.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
 def build(spec: HeadSpec, *, queries: int = 1, heads: int = 8, width: int = 256, dropout: float = 0.0) -> Attentive:

@@ -57,14 +57,14 @@ class Kernel(nn.Module):
 
     def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """L arrays of (B, D_l) -> (B, C) logits."""
-        marks = self.landmarks.to(self.weight.dtype).split(self.inputs.widths, dim=1)
+        marks = torch.split(self.landmarks.to(self.weight.dtype), list(self.inputs.widths), dim=1)
         pieces = zip(*(x.split(PIECE) for x in self.inputs(arrays)), strict=True)
         return torch.cat([likeness(rows, marks, self.shape) @ self.weight + self.bias for rows in pieces])
 
     def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
         """Choose landmarks and lambda, from batches that are walked four times."""
         self.landmarks = _spread(self.inputs, batches, self.most).to(torch.float16)
-        marks = self.landmarks.float().split(self.inputs.widths, dim=1)
+        marks = torch.split(self.landmarks.float(), list(self.inputs.widths), dim=1)
         values, ways = torch.linalg.eigh(likeness(marks, marks, self.shape).double())
         kept = values > SMALL * values[-1]
         root = ways[:, kept] / values[kept].sqrt()

@@ -79,12 +79,12 @@ class LayerAttention(nn.Module):
     def take(self, read: Inputs, fitted: RidgeFit) -> dict[str, float]:
         """Set the values to a solution over the arrays that `read` joins; returns what was chosen."""
         weight, bias = as_logits(fitted, self.spec.task)
-        pieces = dict(zip(read.names, weight.T.split(read.widths, dim=1), strict=True))
+        pieces = dict(zip(read.names, torch.split(weight.T, list(read.widths), dim=1), strict=True))
         with torch.no_grad():
             self.bias.copy_(bias)
             for name, value in zip(self.inputs.names, self.values, strict=True):
                 piece = pieces.get(name)
-                value.weight.copy_(torch.zeros_like(value.weight) if piece is None else piece * len(self.values))
+                value.get_parameter("weight").copy_(torch.zeros(()) if piece is None else piece * len(self.values))
         return fitted.chosen()
 
 

@@ -36,8 +36,8 @@ MEMORY = 10
 """Steps that L-BFGS remembers."""
 STATE_BYTES = 1 << 30
 """Of steps remembered; where all values of C would need more, they are solved in several groups."""
-TOLERANCE = 1e-9
-"""Relative distance from the optimum, estimated, at which a C is solved."""
+ROUGH, TOLERANCE = 1e-7, 1e-9
+"""Relative distance from the optimum, estimated, at which a C is left in float32, and then in float64: less is noise there."""
 EVALUATIONS = 1000
 
 
@@ -92,7 +92,7 @@ def _solve(heads: Sequence[Logistic], passes: Passes) -> list[dict[str, float]]:
             )
             return values, slopes
 
-        descent.run(evaluate, TOLERANCE, EVALUATIONS, noise=1e-14 if exact else 1e-7)
+        descent.run(evaluate, TOLERANCE if exact else ROUGH, EVALUATIONS, noise=1e-14 if exact else 1e-7)
     weights, biases = coordinates.values(torch.arange(len(heads)), descent.points)
     return [_set(head, passes, weights[number], biases[number], descent, number) for number, head in enumerate(heads)]
 
@@ -125,7 +125,7 @@ class _Coordinates:
         self.shape = (passes.width + 1, passes.columns.count)
 
     def values(self, which: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        points = points.unflatten(1, self.shape)
+        points = points.reshape(len(points), *self.shape)
         return self._scaled(which, points[:, :-1]), self.shift[which, None] * points[:, -1]
 
     def slopes(self, which: Tensor, by_weight: Tensor, by_bias: Tensor) -> Tensor:
