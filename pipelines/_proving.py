@@ -20,6 +20,7 @@ from featurecache.datasets import ImageDataset, open_dataset
 from featurecache.decoders import decoder_known_by
 from featurecache.errors import ConfigError, FeatureCacheError, RunError
 from featurecache.mending import Remaking
+from featurecache.opening import deleted_rows
 from featurecache.places import placed
 from featurecache.seeding import generator
 from featurecache.stores import open_store
@@ -94,7 +95,10 @@ def _dataset(settings: Mapping[str, Any], data: str | None) -> ImageDataset:
             raise
         return open_dataset(data)
     try:
-        return Remaking(Path(str(store.path)), store.notes, store.header, data=data, weights=None, device="cpu").dataset
+        gone = deleted_rows(store)
+        remaking = Remaking(Path(str(store.path)), store.notes, store.header, data=data, weights=None, device="cpu")
+        images = remaking.images(store.table(), gone)
+        return some_rows(images, [row for row in range(len(images)) if row not in gone])
     finally:
         store.close()
 

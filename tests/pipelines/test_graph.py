@@ -13,7 +13,8 @@ from featurecache.features import ArraySpec
 from heads import HEADS, HeadSpec
 from heads._checkpoint import build_head
 from pipelines._graph import Program, graph_of, traced
-from tests.heads.samples import CLASSES, CONSTANTS, READ, shapes_of
+from tests.heads.contract import asked, read_by
+from tests.heads.samples import shapes_of
 
 SIZE = (3, 4, 4)
 
@@ -52,13 +53,8 @@ def followed(program: Program, images: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", HEADS.names())
 def test_every_head_gives_the_same_logits_as_a_graph(name):
     torch.manual_seed(0)
-    room = HEADS.load(name)
-    shapes = shapes_of(READ[room.CONSUMES])
-    spec = HeadSpec(
-        shapes=shapes, num_classes=CLASSES,
-        constants={array: torch.randn(CONSTANTS[array]) for array in getattr(room, "CONSTANTS", ())},
-    )  # fmt: skip
-    program, images = program_of(build_head(name, spec, {}).eval(), shapes), torch.randn(5, *SIZE)
+    shapes = shapes_of(read_by(name))
+    program, images = program_of(build_head(name, asked(name), {}).eval(), shapes), torch.randn(5, *SIZE)
 
     logits = followed(program, images)
 
