@@ -54,7 +54,7 @@ class Inputs(nn.Module):
 
     def joined(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """Return the arrays as one vector each row, (B, D): concatenated, or their mean."""
-        values = self(arrays)
+        values: list[Tensor] = self(arrays)
         if len(values) == 1:
             return values[0]
         return torch.stack(values).mean(0) if self.combine == "mean" else torch.cat(values, dim=-1)

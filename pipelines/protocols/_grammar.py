@@ -70,7 +70,7 @@ def parse(text: str) -> Asked:
         del given["select"]
     if colon and not key:
         problems.append(f"{name} takes no argument, got {argument!r}")
-    elif colon:
+    elif key and colon:
         given[key] = argument
     plain = name.strip().replace("_", "-")
     try:

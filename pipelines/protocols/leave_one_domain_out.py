@@ -110,7 +110,8 @@ class _House:
 
     def whole(self, domain: int) -> Rows:
         """Return all rows of a domain."""
-        return self.rows[self.column[self.rows] == self.domains[domain]]
+        found: Rows = self.rows[self.column[self.rows] == self.domains[domain]]
+        return found
 
     def halves(self, domain: int, seed: int) -> tuple[Rows, Rows]:
         """Return (out, in), the rows of a domain that are held out and those that are trained on, ascending.

@@ -20,7 +20,8 @@ from tests.journeys.pages import PAGES, ROOT, commands, follow
 
 CLASSES = ("cat", "dog", "owl")
 ORDER = (
-    "index", "data", "backbones", "extracting", "scores", "heads", "reporting", "predicting", "exporting", "store",
+    "index", "data", "backbones", "extracting", "scores", "heads", "protocols", "reporting", "predicting", "exporting",
+    "store",
 )  # fmt: skip
 """Pages of docs in the order of the index: a page may use what an earlier one has made."""
 
