@@ -30,7 +30,7 @@ ORDER = (
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the pages speak of: photos, bad photos, a weights file; downloads give random weights instead."""
     generator = np.random.default_rng(0)
-    for split, count in (("train", 10), ("test", 3)):
+    for split, count in (("train", 14), ("test", 3)):
         for shade, name in enumerate(CLASSES):
             folder = tmp_path / "photos" / split / name
             folder.mkdir(parents=True)
