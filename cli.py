@@ -32,6 +32,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("pipelines.plan:PlanConfig", "Say how many rows, bytes and minutes an extraction will take."),
     "logme": ("pipelines.rank:RankConfig", "Rank the layers of stores by how well they explain the labels."),
     "train-head": ("pipelines.train_head:TrainHeadConfig", "Train a light head on the features of a store."),
+    "train-online": (
+        "pipelines.train_online:TrainOnlineConfig",
+        "Train a head on images, and of the backbone what a method trains.",
+    ),
     "predict": ("pipelines.predict:PredictConfig", "Say what a trained run sees in images."),
     "embed": ("pipelines.embed:EmbedConfig", "Write only the embeddings, as a .npy or .parquet file."),
     "demo": ("pipelines.demo:DemoConfig", "Run the whole pipeline once, with no download."),
@@ -46,7 +50,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "verify": ("pipelines.verify:VerifyConfig", "Say whether a store is what was written; mend it; compare two."),
     "doctor": ("pipelines.doctor:DoctorConfig", "Say what this machine has for the work, and what is wrong with it."),
-    "list": ("pipelines.inspect:ListConfig:list_names", "List data sets, backbones, heads and store formats."),
+    "list": ("pipelines.inspect:ListConfig:list_names", "List data sets, backbones, heads, methods and store formats."),
 }
 """Verb -> (module:Config[:function], help). The function (default `run`) takes the config and returns a report."""
 

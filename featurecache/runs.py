@@ -39,6 +39,15 @@ def is_done(folder: Path, config: Mapping[str, Any]) -> bool:
     return False
 
 
+def discard(folder: Path) -> None:
+    """Remove what a run left that was refused on the way, so that another command may have its folder."""
+    for path in list(folder.iterdir()):
+        if path.is_file():
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write the record, which is what makes a run finished; called last."""
     write_atomic(folder / RECORD, json_bytes(record))
