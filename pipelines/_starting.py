@@ -38,9 +38,9 @@ class Start:
         """Put the method into the backbone, with the values of the run where it trained some.
 
         Raises:
-            RunError: the file of the values is damaged, or of another backbone.
+            RunError: the file of the values is missing, damaged, or of another backbone.
         """
-        found = load_adapted(self.run, backbone.module, backbone.identity)
+        found = trained_in(self.run, backbone)
         return found or adapt(self.method, backbone.module, self.options)
 
     def check_spec(self, wanted: HeadSpec) -> None:
@@ -60,6 +60,18 @@ class Start:
             )
 
 
+def trained_in(run: Path, backbone: Backbone) -> Adapted | None:
+    """Put into a backbone what a run trained in it; None where it trained the head alone.
+
+    Raises:
+        RunError: the file of the values is missing, damaged, or of another backbone.
+    """
+    found = load_adapted(run, backbone.module, backbone.identity)
+    if found is None and read_run(run)[1].get("trained_backbone_parameters"):
+        raise RunError(f"{run} trained its backbone, but its {ADAPTED} is gone. Bring it back, or train the run again.")
+    return found
+
+
 def start_of(run: Path, config: TrainOnlineConfig, identity: Mapping[str, Any], dataset: ImageDataset) -> Start:
     """Return what a finished run leaves to go on with.
 
@@ -77,7 +89,7 @@ def start_of(run: Path, config: TrainOnlineConfig, identity: Mapping[str, Any], 
         "backbone": of_the_backbone(record["features"]["backbone"]), "head": built["head"],
         "head_option": built["options"], "task": record["task"], "class_names": record["class_names"],
     }  # fmt: skip
-    if (run / ADAPTED).exists():
+    if record.get("trained_backbone_parameters"):
         ours |= {"peft": config.peft, "peft_option": dict(config.peft_option)}
         theirs |= {"peft": record["peft"]["method"], "peft_option": record["peft"]["options"]}
     found = differences(json.loads(json.dumps(ours)), theirs)

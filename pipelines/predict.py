@@ -25,7 +25,6 @@ from featurecache.errors import ConfigError, DatasetNotFoundError, RunError
 from featurecache.features import ArraySpec, Task, differences
 from featurecache.files import write_atomic
 from featurecache.mending import OF_THE_IMAGES
-from featurecache.peft import load_adapted
 from featurecache.progress import Stopwatch
 from featurecache.reports import Table
 from featurecache.requests import request_of
@@ -33,6 +32,7 @@ from featurecache.runs import read_run
 from featurecache.sources.images import decoded, grid
 from heads._checkpoint import load_head
 from pipelines._evaluation import answers, probabilities, said
+from pipelines._starting import trained_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ class Predictor:
             raise RunError(
                 f"the head in {run} was trained on features of another backbone:\n{lines}\nGive --weights FILE."
             )
-        load_adapted(Path(run), backbone.module, backbone.identity)  # of an online run, what it trained
+        trained_in(Path(run), backbone)
         return cls(backbone, head.to(where), record)
 
     def logits(
