@@ -19,7 +19,7 @@ from featurecache.backbones import _timm_weights
 from tests.journeys.pages import PAGES, ROOT, commands, follow
 
 CLASSES = ("cat", "dog", "owl")
-ORDER = ("index", "data", "backbones", "extracting", "scores", "heads", "predicting", "store")
+ORDER = ("index", "data", "backbones", "extracting", "scores", "heads", "predicting", "online", "store")
 """Pages of docs in the order of the index: a page may use what an earlier one has made."""
 
 

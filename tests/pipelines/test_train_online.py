@@ -30,6 +30,7 @@ from save_features import run as extract
 from tests.pipelines.online_samples import CLASSES, TINY, online, photos
 
 FULL = {"peft": "full", "head": "lfa", "head_option": {"start": "published"}, "backbone_lr": 1e-3}
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 HEADS_COMPARED = ("linear", "lfa")
 
 
@@ -65,8 +66,6 @@ class TestOfflineIsOnline:
     at most 1e-5 of a value here. Standardised features, logits and gradients of them are asked to agree to 1e-4.
     """
 
-    TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
-
     @pytest.mark.parametrize("name", HEADS_COMPARED)
     def test_batches_logits_and_gradients_are_equal(self, data, store, tmp_path, name):
         plan = planned(online(data, tmp_path / "run", head=name))
@@ -91,8 +90,8 @@ class TestOfflineIsOnline:
                 gradients.append([p.grad.clone() for p in head.parameters() if p.requires_grad])
             for key, values in offline.arrays.items():
                 torch.testing.assert_close(now.arrays[key], values, rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(head(now.arrays), head(offline.arrays), **self.TOLERANCE)
-            torch.testing.assert_close(gradients[1], gradients[0], **self.TOLERANCE)
+            torch.testing.assert_close(head(now.arrays), head(offline.arrays), **CLOSE)
+            torch.testing.assert_close(gradients[1], gradients[0], **CLOSE)
 
     @pytest.mark.parametrize("name", HEADS_COMPARED)
     def test_after_twenty_steps_the_heads_are_equal(self, data, store, tmp_path, name):
@@ -105,7 +104,7 @@ class TestOfflineIsOnline:
         offline, now = (load_head(tmp_path / folder)[0].state_dict() for folder in ("cached", "online"))
         assert offline.keys() == now.keys()
         for key, values in offline.items():
-            torch.testing.assert_close(now[key], values, **self.TOLERANCE)
+            torch.testing.assert_close(now[key], values, **CLOSE)
         said = [pq.read_table(tmp_path / folder / "predictions.parquet") for folder in ("cached", "online")]
         assert said[0]["sample_id"].to_pylist() == said[1]["sample_id"].to_pylist()
         np.testing.assert_allclose(said[0]["prob_cat"].to_numpy(), said[1]["prob_cat"].to_numpy(), atol=1e-3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -25,7 +27,7 @@ def test_each_layer_learns_slower_than_the_one_above_it():
     factors = adapt("full", plain(), {"layer_decay": 0.5}).trainable
 
     blocks = [factors[f"blocks.{i}.attn.qkv.weight"] for i in range(6)]
-    assert [lower / upper for lower, upper in zip(blocks, blocks[1:], strict=False)] == pytest.approx([0.5] * 5)
+    assert [lower / upper for lower, upper in itertools.pairwise(blocks)] == pytest.approx([0.5] * 5)
     assert factors["patch_embed.proj.weight"] == pytest.approx(blocks[0] / 2)
     assert factors["norm.weight"] == blocks[-1] == 0.5
 

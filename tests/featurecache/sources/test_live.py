@@ -105,7 +105,7 @@ def test_a_pass_can_begin_in_the_middle(tower, dataset):
 
     later = [b.rows.tolist() for b in source(tower, dataset).batches(3, order="shuffled", seed=4, start=3)]
 
-    assert later == whole[1:] and sorted(sum(whole, [])) == ROWS.tolist()
+    assert later == whole[1:] and sorted(row for rows in whole for row in rows) == ROWS.tolist()
 
 
 def test_parts_of_several_processes_make_the_batches_of_one(tower, dataset):
