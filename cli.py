@@ -189,7 +189,7 @@ def _call(act: Callable[[Any], Any], config: Any, values: dict[str, Any]) -> Non
     try:
         given = {**_read_yaml(config_file), **_given(config, values)}
         report = act(config_from(config, given))
-    except (FeatureCacheError, _logme_error()) as error:
+    except (FeatureCacheError, *_logme_errors()) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 1))
     _show(report, as_json)
@@ -214,9 +214,9 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _logme_error() -> type[Exception]:
+def _logme_errors() -> tuple[type[Exception], ...]:
     logme = sys.modules.get("logme")
-    return logme.LogMEError if logme else KeyboardInterrupt  # type: ignore[return-value]
+    return (logme.LogMEError,) if logme else ()
 
 
 def _read_yaml(path: str | None) -> dict[str, Any]:

@@ -193,8 +193,8 @@ def test_augmentation_and_drop_path_change_what_is_learned(data, tmp_path):
     for name, changes in settings.items():
         run(online(data, tmp_path / name, peft="full", epochs=1, **changes))
 
-    values = [load_file(tmp_path / name / "backbone.safetensors")["cls_token"] for name in settings]
-    assert len({tuple(value.flatten().tolist()) for value in values}) == len(settings)
+    losses = {(tmp_path / name / "history.jsonl").read_text().splitlines()[-1] for name in settings}
+    assert len(losses) == len(settings)
 
 
 def test_the_same_command_twice_is_a_no_op_and_another_is_refused(data, tmp_path, monkeypatch):
