@@ -34,6 +34,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("pipelines.plan:PlanConfig", "Say how many rows, bytes and minutes an extraction will take."),
     "logme": ("pipelines.rank:RankConfig", "Rank the layers of stores by how well they explain the labels."),
     "train-head": ("pipelines.train_head:TrainHeadConfig", "Train a light head on the features of a store."),
+    "train-online": (
+        "pipelines.train_online:TrainOnlineConfig",
+        "Train a head on images, and of the backbone what a method trains.",
+    ),
     "run-protocol": (
         "pipelines.run_protocol:RunProtocolConfig",
         "Compare heads over the trials of a protocol, with intervals.",
@@ -56,7 +60,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "verify": ("pipelines.verify:VerifyConfig", "Say whether a store is what was written; mend it; compare two."),
     "doctor": ("pipelines.doctor:DoctorConfig", "Say what this machine has for the work, and what is wrong with it."),
-    "list": ("pipelines.inspect:ListConfig:list_names", "List data sets, backbones, heads and store formats."),
+    "list": ("pipelines.inspect:ListConfig:list_names", "List data sets, backbones, heads, methods and store formats."),
 }
 """Verb -> (module:Config[:function], help). The function (default `run`) takes the config and returns a report."""
 
@@ -206,7 +210,7 @@ def _call(act: Callable[[Any], Any], config: Any, values: dict[str, Any]) -> Non
     try:
         given = {**_read_yaml(config_file), **_given(config, values)}
         report = act(config_from(config, given))
-    except (FeatureCacheError, _logme_error()) as error:
+    except (FeatureCacheError, _logme_error(FeatureCacheError)) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 1))
     except OSError as error:
@@ -252,9 +256,11 @@ def _terminable() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _logme_error() -> type[Exception]:
+def _logme_error(otherwise: type[Exception]) -> type[Exception]:
+    """Return the error of a module that stands by itself, where the verb has imported it."""
     logme = sys.modules.get("logme")
-    return logme.LogMEError if logme else KeyboardInterrupt  # type: ignore[return-value]
+    error: type[Exception] = logme.LogMEError if logme else otherwise
+    return error
 
 
 def _read_yaml(path: str | None) -> dict[str, Any]:

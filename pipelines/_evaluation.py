@@ -13,6 +13,7 @@ import pyarrow.parquet
 import torch
 from torch import Tensor, nn
 
+from featurecache.datasets import RowTable
 from featurecache.features import Task
 from featurecache.files import write_whole
 from featurecache.metrics import Measured, measure
@@ -26,10 +27,14 @@ ROW_GROUP = 16384
 def evaluate(head: nn.Module, source: CachedSource, task: Task, device: str) -> tuple[dict[str, Any], Tensor]:
     """Return (metric name -> value and interval, (N, C) logits) of a head over the rows of a store."""
     logits, targets = outputs_of(head, source, device)
-    column = np.asarray(source.store.table().group)[source.rows]
-    groups = column.tolist() if (column != "").any() else None
-    measured = measure(logits.numpy(), targets.numpy(), task, groups=groups)
-    return {name: _plain(value) for name, value in measured.items()}, logits
+    return measured(logits, targets, np.asarray(source.store.table().group)[source.rows], task), logits
+
+
+def measured(logits: Tensor, targets: Tensor, group: npt.NDArray[Any], task: Task) -> dict[str, Any]:
+    """Return metric name -> value and interval of (N, C) logits; `group` (N,) says what must not be separated, "" is alone."""
+    groups = group.tolist() if (group != "").any() else None
+    found = measure(logits.numpy(), targets.numpy(), task, groups=groups)
+    return {name: _plain(value) for name, value in found.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -80,20 +85,32 @@ def said(answer: Tensor, class_names: Sequence[str], task: Task) -> str | float 
 
 def write_predictions(folder: Path, source: CachedSource, logits: Tensor) -> None:
     """Write `predictions.parquet` for the rows of a source, from their (N, C) logits."""
-    table, header = source.store.table(), source.store.header
+    header = source.store.header
+    write_rows(folder, source.store.table(), source.rows, logits, header.class_names, header.task)
+
+
+def write_rows(
+    folder: Path,
+    table: RowTable,
+    whole: npt.NDArray[np.integer[Any]],
+    logits: Tensor,
+    class_names: Sequence[str],
+    task: Task,
+) -> None:
+    """Write `predictions.parquet` for the rows `whole` of a table, from their (N, C) logits."""
 
     def group(start: int) -> pa.Table:
         """Return the lines of some rows: words for all of them at once would take more memory than the features."""
-        rows = source.rows[start : start + ROW_GROUP]
+        rows = whole[start : start + ROW_GROUP]
         ids, targets = np.asarray(table.sample_id)[rows].tolist(), np.asarray(table.target)[rows]
-        return prediction_table(ids, targets, logits[start : start + ROW_GROUP], header.class_names, header.task)
+        return prediction_table(ids, targets, logits[start : start + ROW_GROUP], class_names, task)
 
     first = group(0)
 
     def write(path: Path) -> None:
         with pa.parquet.ParquetWriter(path, first.schema) as writer:
             writer.write_table(first)
-            for start in range(ROW_GROUP, len(source), ROW_GROUP):
+            for start in range(ROW_GROUP, len(whole), ROW_GROUP):
                 writer.write_table(group(start))
 
     write_whole(folder / "predictions.parquet", write)

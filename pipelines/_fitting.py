@@ -8,6 +8,7 @@ one head, and what was best is kept of both.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from featurecache.metrics import primary
 from featurecache.progress import Bar, Stopwatch
 from featurecache.seeding import seed_of
 from featurecache.sources import FeatureSource, Order, TrainedSource
+from pipelines._distributed import ALONE, Ranks
 from pipelines._judging import Standing, judged
 from pipelines._optimizers import Rule, grouped_optimizer, optimizer_of, set_rates
 from pipelines._outputs import EVALUATION_BATCH, on_device
@@ -52,6 +54,8 @@ class Recipe:
     """Fixes the order of the rows of every epoch."""
     evaluation_batch: int = EVALUATION_BATCH
     """Rows of a step of measuring."""
+    scale_loss: bool = False
+    """Multiply the loss by what keeps gradients in float16 from vanishing, and skip steps where that was too much."""
     device: str = "cpu"
     quiet: bool = True
 
@@ -68,6 +72,14 @@ class Recipe:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What training took, without measuring; of a training that was gone on with, its last part."""
+
+    steps: int
+    seconds: float
+
+
 def fit(
     members: Sequence[Member],
     train: FeatureSource,
@@ -77,16 +89,20 @@ def fit(
     task: Task,
     *,
     checkpoint: Path | None = None,
-) -> None:
+    ranks: Ranks = ALONE,
+) -> Pace:
     """Train the members together in place, each keeping its best values on `validation` (None: the last ones).
 
     A head without trainable parameters is only evaluated. With `checkpoint`, a file, what is there is gone on with, to
-    the same end as if nothing had stopped it; the file is gone at the end.
+    the same end as if nothing had stopped it; the file is gone at the end. With `ranks`, several processes train as one:
+    `train` gives each its part of every batch, `validation` all of it, and the first one writes.
     """
     for member in members:
         member.head.to(recipe.device)
     assert len(members) == 1 or not isinstance(train, TrainedSource), "features learn with one head"
-    _Training(members, train, validation, objective, recipe, task, Checkpoint(checkpoint)).run()
+    training = _Training(members, train, validation, objective, recipe, task, Checkpoint(checkpoint), ranks)
+    training.run()
+    return Pace(training.step - training.first_step, training.seconds)
 
 
 class _Training:
@@ -101,7 +117,9 @@ class _Training:
         recipe: Recipe,
         task: Task,
         checkpoint: Checkpoint,
+        ranks: Ranks,
     ) -> None:
+        self.ranks = ranks
         self.members, self.train, self.validation = members, train, validation
         self.objective, self.recipe, self.task, self.checkpoint = objective, recipe, task, checkpoint
         if len(members) == 1 and members[0].random_state is not None:
@@ -114,7 +132,11 @@ class _Training:
         self.kept_source: dict[str, Tensor] = {}
         self.epoch, self.rows, self.step = 0, 0, 0
         """Epoch under way (0: none yet), its rows that are behind us, steps made in all."""
-        self.totals = self._zeros()
+        self.totals, self.added = self._zeros(), self._zeros()
+        """Losses of the rows of the epoch, and of the step under way in this process."""
+        device = torch.device(recipe.device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.scale_loss)
+        self.first_step, self.seconds = 0, 0.0
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros(len(stack), device=self.recipe.device) for stack, _ in self.stacks]
@@ -143,6 +165,7 @@ class _Training:
         if not self.checkpoint.restore(self):
             self._judge()
             self.epoch = 1
+        self.first_step = self.step
         watch, done = Stopwatch(), (self.epoch - 1) * len(self.train) + self.rows
         with Bar("training", epochs * len(self.train), done, self.recipe.quiet) as bar:
             while self.epoch <= epochs and not all(member.diverged for member in self.members):
@@ -164,19 +187,27 @@ class _Training:
             self.learning.train(mode)
 
     def _pass(self) -> Iterator[int]:
-        """Make the steps of the epoch under way; yields the rows of every part of a step."""
+        """Make the steps of the epoch under way; yields the rows of every part of a step, over all processes."""
         recipe, size, count = self.recipe, self.recipe.batch_size, len(self.train)
         self._set_training(True)
-        part, rows = size // recipe.accumulate, self.rows
+        part, rows, started = size // recipe.accumulate, self.rows, time.perf_counter()
         seed = seed_of("epoch", recipe.data_seed, self.epoch)
-        for batch in self.train.batches(part, order=recipe.order, seed=seed, start=rows):
-            self._add_gradient(on_device(batch, recipe.device), len(batch) / min(size, count - self.rows))
-            rows += len(batch)
+        batches = self.train.batches(part, order=recipe.order, seed=seed, start=rows)
+        while rows < count:
+            self.ranks.draw(seed, rows)
+            batch, whole = next(batches), min(part, count - rows)
+            if len(batch):
+                self._add_gradient(on_device(batch, recipe.device), len(batch) / min(size, count - self.rows))
+            rows += whole
             if rows == count or rows - self.rows == size:
                 self._make_step()
                 self.rows = rows
-                self.checkpoint.save(self)
-            yield len(batch)
+                if self.ranks.first:
+                    self.checkpoint.save(self)
+            yield whole
+        if recipe.device.startswith("cuda"):
+            torch.cuda.synchronize()  # what is only asked for has taken no time yet
+        self.seconds += time.perf_counter() - started
 
     def _add_gradient(self, batch: FeatureBatch, share: float) -> None:
         """Add the gradient of a part of a step that holds this share of its rows."""
@@ -184,12 +215,26 @@ class _Training:
         for number, (stack, _) in enumerate(self.stacks):
             if stack.values or self.learning:
                 losses = self.losses(stack(batch.arrays), batch)
-                self.totals[number] += losses.detach() * len(batch)
+                self.added[number] += losses.detach() * len(batch)
                 loss = loss + losses.sum() * share
         assert isinstance(loss, Tensor)
-        loss.backward()
+        self.scaler.scale(loss).backward()
+
+    def _share(self) -> None:
+        """Bring together what the processes found in a step."""
+        parameters = [
+            p for optimizer, _ in self.optimizers for group in optimizer.param_groups for p in group["params"]
+        ]
+        self.ranks.sum_gradients(parameters, self.recipe.device)
+        self.ranks.sum(self.added)
+        for total, added in zip(self.totals, self.added, strict=True):
+            total += added
+            added.zero_()
+        if self.learning and self.ranks.count > 1:
+            self.ranks.mean(self.learning.averages())
 
     def _make_step(self) -> None:
+        self._share()
         steps = math.ceil(len(self.train) / self.recipe.batch_size)
         for optimizer, base in self.optimizers:
             rates = learning_rates(
@@ -197,8 +242,9 @@ class _Training:
                 warmup_epochs=self.recipe.warmup_epochs, warmup_lr=self.recipe.warmup_lr,
             )  # fmt: skip
             set_rates(optimizer, rates)
-            optimizer.step()
+            self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
         self.step += 1
 
     def _judge(self) -> None:

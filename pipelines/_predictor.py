@@ -27,6 +27,7 @@ from featurecache.sources.images import decoded, grid
 from heads._checkpoint import load_head
 from pipelines._evaluation import answers, probabilities, said
 from pipelines._gathering import Pictures, gathered
+from pipelines._starting import trained_in
 
 OnError = Literal["stop", "skip"]
 
@@ -173,7 +174,7 @@ class Predictor:
 
 
 def rebuilt(run: str | Path, record: Mapping[str, Any], *, weights: str | None = None, device: str = "cpu") -> Backbone:
-    """Return the backbone that made the features of a run.
+    """Return the backbone that made the features of a run, with what the run trained in it.
 
     Raises:
         RunError: the run does not say what it was, or another one was built; names what differs.
@@ -192,4 +193,5 @@ def rebuilt(run: str | Path, record: Mapping[str, Any], *, weights: str | None =
     if found:
         lines = "\n".join(f"  {field}: the run has {theirs!r}, this is {ours!r}" for field, ours, theirs in found)
         raise RunError(f"the head in {run} was trained on features of another backbone:\n{lines}\nGive --weights FILE.")
+    trained_in(Path(run), backbone)
     return backbone

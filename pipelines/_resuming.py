@@ -74,6 +74,7 @@ def state_of(training: Any) -> dict[str, Any]:
         "draws": [stack.states for stack, _ in training.stacks],
         "optimizers": [optimizer.state_dict() for optimizer, _ in training.optimizers],
         "source": training.learning.state() if training.learning else {},
+        "scaler": training.scaler.state_dict(),
         "random": random_state(),
     }
 
@@ -93,6 +94,7 @@ def load_state(training: Any, state: dict[str, Any]) -> None:
         optimizer.load_state_dict(values)
     if training.learning:
         training.learning.load(state["source"])
+    training.scaler.load_state_dict(state["scaler"])
     for name in POSITION:
         setattr(training, name, state[name])
     set_random_state(_on_cpu(state["random"]))

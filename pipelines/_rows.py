@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from featurecache.features import Task
 from featurecache.sources.cached import CachedSource, split_rows
 from featurecache.stores import FeatureStore
 
@@ -23,9 +24,19 @@ def labelled_rows(store: FeatureStore, split: str) -> npt.NDArray[np.int64]:
 
 def trainable(train: CachedSource) -> list[tuple[bool, str]]:
     """Return the conditions, as `check` takes them, under which there is something to learn."""
-    path, task = train.store.path, train.store.header.task
+    path, task = str(train.store.path), train.store.header.task
     nothing = not len(train)
     alike = task == "classification" and not nothing and not _differ(np.asarray(train.store.table().target), train.rows)
+    return _conditions(path, nothing, alike)
+
+
+def teachable(seen: npt.NDArray[Any], task: Task, path: str) -> list[tuple[bool, str]]:
+    """Return the same conditions for (N,) or (N, K) targets of the training rows of what is called `path`."""
+    nothing = not len(seen)
+    return _conditions(path, nothing, task == "classification" and not nothing and bool((seen == seen[0]).all()))
+
+
+def _conditions(path: str, nothing: bool, alike: bool) -> list[tuple[bool, str]]:
     return [
         (not nothing, f"{path} holds no labelled training rows, so there is nothing to learn from"),
         (not alike, f"all training rows of {path} are of one class, so there is nothing to tell apart"),
@@ -40,6 +51,10 @@ def _differ(targets: npt.NDArray[Any], rows: npt.NDArray[np.integer[Any]]) -> bo
 
 def class_weights(train: CachedSource) -> Tensor:
     """Return (C,) weights by the inverse of the classes' frequency; their mean over the rows is one."""
-    count = len(train.store.header.class_names)
-    counts = np.bincount(np.asarray(train.store.table().target)[train.rows], minlength=count)
-    return torch.from_numpy(len(train) / (np.count_nonzero(counts) * np.maximum(counts, 1))).float()
+    return balanced(np.asarray(train.store.table().target)[train.rows], len(train.store.header.class_names))
+
+
+def balanced(targets: npt.NDArray[np.int64], classes: int) -> Tensor:
+    """Return (C,) weights of classes by the inverse of how often they are among (N,) targets."""
+    counts = np.bincount(targets, minlength=classes)
+    return torch.from_numpy(len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))).float()

@@ -14,6 +14,7 @@ import numpy as np
 from featurecache.backbones import BACKBONES
 from featurecache.datasets import DATASETS
 from featurecache.errors import StoreNotFoundError
+from featurecache.peft import PEFT
 from featurecache.places import Place
 from featurecache.reports import Table
 from featurecache.runs import CONFIG, read_run
@@ -32,9 +33,9 @@ class InfoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ListConfig:
-    """List what can be named: backbone sources, data sets, heads, store formats, timm's models."""
+    """List what can be named: backbone sources, data sets, heads, methods of training, store formats, timm's models."""
 
-    what: Literal["all", "backbones", "datasets", "heads", "stores"] = "all"
+    what: Literal["all", "backbones", "datasets", "heads", "peft", "stores"] = "all"
     """Which kind of name; backbones also lists the models of timm."""
     filter: str | None = None
     """Keep the names that match, with * for any text, e.g. vit_*dinov2*."""
@@ -74,7 +75,7 @@ def _run_facts(folder: Path) -> Facts:
     asked = {name: value for name, value in settings.items() if name not in ("features", "head")}
     features = record["features"]
     facts = {
-        "head": record["head"], "store": asked.pop("store"), "backbone": features["backbone"]["name"],
+        "head": record["head"], "store": asked.pop("store", asked.pop("data", None)), "backbone": features["backbone"]["name"],
         "weights": features["backbone"].get("weights"), "data": features["data"]["name"], "task": record["task"],
         "classes": len(record["class_names"]), "rows": record["rows"], "selected_by": record["selected_by"],
         "parameters": record["parameters"], "closed_form": record["closed_form"], "asked": asked,
@@ -132,7 +133,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def list_names(config: ListConfig) -> Facts:
     """Return the names of each kind, with what they are; models of timm with licence and paper."""
-    rooms = {"backbones": BACKBONES, "datasets": DATASETS, "heads": HEADS, "stores": STORES}
+    rooms = {"backbones": BACKBONES, "datasets": DATASETS, "heads": HEADS, "peft": PEFT, "stores": STORES}
     chosen = {kind: room for kind, room in rooms.items() if config.what in ("all", kind)}
     found: dict[str, list[Mapping[str, Any]]] = {
         kind: [{"name": name, **dict(zip(("what", "paper"), room.summary(name), strict=True))} for name in room.names()]

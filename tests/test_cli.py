@@ -45,3 +45,16 @@ def test_all_problems_of_a_call_are_told_at_once():
     assert result.exit_code == 1
     assert "dtype must be one of float16, bfloat16, float32, got 'int3'" in result.output
     assert "out is required" in result.output
+
+
+def test_an_interrupt_ends_with_75_also_where_nothing_knows_of_scores(monkeypatch):
+    def stopped(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "logme", raising=False)
+    monkeypatch.setattr("pipelines.inspect.list_names", stopped)
+
+    result = CliRunner().invoke(cli.main, ["list", "heads"])
+
+    assert result.exit_code == 75, result.output
+    assert "goes on where it stopped" in result.output

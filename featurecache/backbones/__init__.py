@@ -115,6 +115,8 @@ class Backbone:
     projected_dim: int = 0
     """E of the space that image and text share; 0 where there is none."""
     text: TextTower | None = None
+    learn: Callable[[Tensor, Request], dict[str, Tensor]] | None = None
+    """As `forward`, in the caller's gradient mode and the module's training mode; None: its values cannot be trained."""
 
 
 class BuildBackbone(Protocol):

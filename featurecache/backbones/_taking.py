@@ -58,7 +58,12 @@ class Taker:
         Raises:
             BackboneError: a kind of token or an array that this model does not have.
         """
-        with torch.inference_mode(), arithmetic(self.precision, images.device):
+        with torch.inference_mode():
+            return self.learn(images, request)
+
+    def learn(self, images: Tensor, request: Request) -> dict[str, Tensor]:
+        """Return the same as a call does, with gradients where the caller wants them, in the module's mode."""
+        with arithmetic(self.precision, images.device):
             return {name: values.float() for name, values in self._features(images, request).items()}
 
     def _features(self, images: Tensor, request: Request) -> dict[str, Tensor]:
@@ -172,7 +177,12 @@ class EmbeddingTaker:
                 f"{type(self.module).__name__} gives its embedding only: layers and logits need timm's interface "
                 f"({', '.join(INTERFACE)}). Give --layers none, and no --logits."
             )
-        with torch.inference_mode(), arithmetic(self.precision, images.device):
+        with torch.inference_mode():
+            return self.learn(images, request)
+
+    def learn(self, images: Tensor, request: Request) -> dict[str, Tensor]:
+        """Return the same as a call does, with gradients where the caller wants them, in the module's mode."""
+        with arithmetic(self.precision, images.device):
             return {"embedding": self.module(images).float()} if request.embedding else {}
 
     def describe(self, input_size: tuple[int, int, int]) -> Shape:

@@ -75,6 +75,7 @@ def wrap(
         layers=shape.layers,
         tokens=taker.kinds,
         forward=taker,
+        learn=taker.learn,
         num_logits=shape.logits,
         device=device,
         identity=identity,

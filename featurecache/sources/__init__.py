@@ -62,3 +62,6 @@ class TrainedSource(Protocol):
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Set what `state` returned."""
+
+    def averages(self) -> list[Tensor]:
+        """Return what follows the rows that were seen, such as the statistics of batch norms: processes share their mean."""

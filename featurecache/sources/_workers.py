@@ -57,7 +57,7 @@ class Workers:
                 self._pool.submit(os.getpid)
         self._processes = [p for p in multiprocessing.active_children() if p.pid not in others]
 
-    def begin(self, rows: range) -> Callable[[], tuple[Tensor, Found]]:
+    def begin(self, rows: Sequence[Any]) -> Callable[[], tuple[Tensor, Found]]:
         """Let the next slot be filled; what is returned waits for it and gives a batch (V, B, 3, H, W) of its own memory.
 
         Raises (what is returned):
@@ -153,7 +153,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _fill(slot: int, first: int, rows: range) -> Found:
+def _fill(slot: int, first: int, rows: Sequence[Any]) -> Found:
     """Fill places `first` and on of a slot with the images of some rows; return why each cannot be, or None."""
     inside = _inside[0]
     if inside.filler is None:

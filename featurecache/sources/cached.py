@@ -19,6 +19,7 @@ from featurecache.features import FeatureBatch
 from featurecache.seeding import generator
 from featurecache.sources import FeatureSource, Order
 from featurecache.sources._ahead import Ahead, can_read_ahead
+from featurecache.sources.statistics import statistics_of
 from featurecache.stores import FeatureStore
 
 Number = TypeVar("Number", bound=np.integer[Any])
@@ -196,15 +197,7 @@ class CachedSource:
 
     def statistics(self, batch_size: int = 4096) -> dict[str, tuple[Tensor, Tensor]]:
         """Return array -> (mean, standard deviation) over the rows, (D,) float32, summed in float64 around the first row."""
-        origin = {name: self.gather(name, self.rows[:1].astype(np.int64)).double() for name in self.arrays}
-        sums = {name: torch.zeros_like(first[0]) for name, first in origin.items()}
-        squares = {name: torch.zeros_like(first[0]) for name, first in origin.items()}
-        for batch in self.batches(batch_size):
-            for name, values in batch.arrays.items():
-                centred = values.double() - origin[name]
-                sums[name] += centred.sum(0)
-                squares[name] += centred.square().sum(0)
-        return {name: _moments(origin[name][0], sums[name], squares[name], len(self)) for name in self.arrays}
+        return statistics_of(self.batches(batch_size))
 
 
 def is_labelled(targets: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -247,11 +240,3 @@ def ordered(rows: npt.NDArray[Number], order: Order, seed: int) -> npt.NDArray[N
     mixed = [blocks[i] for i in draw.permutation(len(blocks))]
     pools = [np.concatenate(mixed[i : i + POOL]) for i in range(0, len(mixed), POOL)]
     return np.concatenate([draw.permutation(pool) for pool in pools])
-
-
-def _moments(origin: Tensor, total: Tensor, squares: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    mean = total / count
-    variance = (squares / count - mean.square()).clamp_min(0)
-    scale = variance.sqrt()
-    constant = scale <= 1e-7 * (origin + mean).abs().clamp_min(1e-30)
-    return (origin + mean).float(), torch.where(constant, torch.ones_like(scale), scale).float()

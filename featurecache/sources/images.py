@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ Batch = tuple[Tensor, list[UnreadableSampleError | None]]
 class Feed(Protocol):
     """What fills batches ahead of the model."""
 
-    def begin(self, rows: range) -> Callable[[], Batch]:
+    def begin(self, rows: Sequence[Any]) -> Callable[[], Batch]:
         """Begin to fill a batch; what is returned waits for it."""
 
     def close(self, *, at_once: bool) -> None:
@@ -125,7 +125,7 @@ class Threads:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
         self._ended = False
 
-    def begin(self, rows: range) -> Callable[[], Batch]:
+    def begin(self, rows: Sequence[Any]) -> Callable[[], Batch]:
         """Let a new batch be filled; what is returned waits for it."""
         images = torch.empty(len(self._filler.which), len(rows), *self._input_size)
         places = images.numpy().swapaxes(0, 1)

@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 IMPORTED = (
     "save_features", "featurecache.backbones.timm", "featurecache.backbones.demo", "featurecache.datasets.image_folder",
     "featurecache.stores.zarr", "featurecache.stores.hdf5", "featurecache.stores._merging", "pipelines.merge",
-    "pipelines.delete", "pipelines.verify", "pipelines.gc", "pipelines.maintain",
+    "pipelines.delete", "pipelines.verify", "pipelines.gc", "pipelines.maintain", "pipelines.train_online", "heads.lfa",
+    "featurecache.peft.full",
 )  # fmt: skip
 """So that a fork has nothing left to import."""
 
@@ -36,12 +37,23 @@ class Forks:
             cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
-    def start(self, arguments: list[str], output: Path, *, largest_file: int = -1) -> int:
+    def start(
+        self,
+        arguments: list[str],
+        output: Path,
+        *,
+        largest_file: int = -1,
+        always: bool = False,
+        environment: dict[str, Any] | None = None,
+    ) -> int:
         """Run the verb with these arguments; return its process. What it prints goes to the file `output`.
 
-        `largest_file` is the number of bytes to which a file may grow, as on a full disk.
+        `largest_file` is the number of bytes to which a file may grow, as on a full disk; `always` writes where a training
+        stands after every step, and not after half a minute; `environment` is added to that of the process.
         """
-        return self._ask({"arguments": arguments, "output": str(output), "largest_file": largest_file})
+        added = {name: str(value) for name, value in (environment or {}).items()}
+        limits = {"largest_file": largest_file, "always": always, "environment": added}
+        return self._ask({"arguments": arguments, "output": str(output), **limits})
 
     def wait(self, process: int) -> int:
         """Return how a process ended: its exit code, or minus the signal that ended it."""
@@ -77,6 +89,9 @@ def serve_calls(main: Callable[[list[str]], None]) -> None:
         process = os.fork()
         if process == 0:
             resource.setrlimit(resource.RLIMIT_FSIZE, (call["largest_file"], -1))
+            os.environ.update(call["environment"])
+            if call["always"]:
+                importlib.import_module("pipelines._resuming").SECONDS = 0.0
             _call(main, call["arguments"], Path(call["output"]))
         print(process, flush=True)
 

@@ -101,8 +101,8 @@ PHASES: Mapping[str, Sequence[str]] = {
         "pipelines.scores._keeping:Rows.stored 2", "cli:_show",
     ),
     "train": (
-        "pipelines.train_head:planned", "featurecache.runs:write_atomic", "pipelines.train_head:fit",
-        "pipelines._fitting:outputs_of 3", "pipelines.train_head:evaluate", "pipelines._evaluation:prediction_table",
+        "pipelines.train_head:planned", "featurecache.runs:write_atomic", "pipelines._training:fit",
+        "pipelines._fitting:judged 3", "pipelines.train_head:evaluate", "pipelines._evaluation:prediction_table",
         "pipelines.train_head:save_head", "heads._checkpoint:write_atomic 2", "pipelines.train_head:write_record",
     ),
     "embed": (
@@ -113,7 +113,7 @@ PHASES: Mapping[str, Sequence[str]] = {
         "pipelines.embed:_names", "pipelines.embed:write_whole",
     ),
     "predict": (
-        "pipelines.predict:load_backbone", "pipelines.predict:stored_form", "pipelines.predict:write_atomic",
+        "pipelines._predictor:load_backbone", "pipelines._predictor:stored_form", "pipelines.predict:write_atomic",
     ),
 }  # fmt: skip
 """Verb -> what a signal may come before: `module:function`, or with ` N` behind it, before its N-th call."""
@@ -135,18 +135,24 @@ def serve() -> None:
     serve_calls(main)
 
 
-def _happen(phase: str, event: int | str) -> None:
-    """Let a signal come to this process, or a store be removed, before a phase."""
+def place_of(phase: str) -> tuple[Any, str, int]:
+    """Return (what holds the function of a phase, its name there, which of its calls)."""
     place, _, call = phase.partition(" ")
     module, _, path = place.partition(":")
     *owners, name = path.split(".")
     owner: Any = importlib.import_module(module)
     for part in owners:
         owner = getattr(owner, part)
+    return owner, name, int(call or 1)
+
+
+def _happen(phase: str, event: int | str) -> None:
+    """Let a signal come to this process, or a store be removed, before a phase."""
+    owner, name, call = place_of(phase)
     act, numbers = getattr(owner, name), itertools.count(1)
 
     def acting(*arguments: Any, **named: Any) -> Any:
-        if next(numbers) == int(call or 1):
+        if next(numbers) == call:
             shutil.rmtree(event) if isinstance(event, str) else os.kill(os.getpid(), event)
         return act(*arguments, **named)
 

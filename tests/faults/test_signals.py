@@ -11,7 +11,7 @@ import pytest
 from featurecache.stores import examine_store, is_store, left_in
 from tests.faults.extent import sampled
 from tests.faults.forks import Forks
-from tests.faults.phases import PHASES, SERVED
+from tests.faults.phases import PHASES, SERVED, place_of
 from tests.faults.verbs import Verbs, outcome
 
 CASES = [
@@ -62,3 +62,10 @@ def test_a_second_interrupt_ends_at_once_and_loses_nothing_either(verbs, tmp_pat
     code, said = verbs.run(words)
     assert code == 0, said
     assert outcome(tmp_path / "place") == verbs.outcome("extract")
+
+
+@pytest.mark.parametrize("phase", sorted({phase for phases in PHASES.values() for phase in phases}))
+def test_every_phase_has_its_function_still(phase):
+    owner, name, _ = place_of(phase)
+
+    assert callable(getattr(owner, name))
