@@ -12,7 +12,10 @@ from pipelines.objectives import Loss
 
 
 class CrossEntropy(nn.Module):
-    """Mean negative log-likelihood of the targets, classes weighted by `class_weights` (C,) where given."""
+    """Mean negative log-likelihood of the targets, classes weighted by `class_weights` (C,) where given.
+
+    Weights are taken as they are, so that parts of a batch add up to the batch; their mean over the rows should be one.
+    """
 
     class_weights: Tensor | None
 
@@ -26,7 +29,9 @@ class CrossEntropy(nn.Module):
         logits, targets = outputs["logits"], batch.targets
         if self.task == "classification":
             weight: Tensor | None = self.class_weights
-            loss = F.cross_entropy(logits, targets, weight=weight, label_smoothing=self.label_smoothing)
+            smoothing = self.label_smoothing
+            total = F.cross_entropy(logits, targets, weight=weight, label_smoothing=smoothing, reduction="sum")
+            loss = total / len(targets)
         elif self.task == "multilabel":
             loss = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
         else:

@@ -27,12 +27,22 @@ def test_classes_cost_minus_their_log_probability():
     assert loss(build("classification"), CLASSES) == pytest.approx(-log_softmax()[range(4), CLASSES].mean())
 
 
-def test_weighted_classes_cost_their_share_of_the_weight():
+def test_weighted_classes_cost_their_weight():
     weights = torch.tensor([0.5, 1.0, 4.0])
 
-    by_hand = -(weights[CLASSES].numpy() * log_softmax()[range(4), CLASSES]).sum() / weights[CLASSES].sum().item()
+    by_hand = -(weights[CLASSES].numpy() * log_softmax()[range(4), CLASSES]).mean()
 
     assert loss(build("classification", class_weights=weights), CLASSES) == pytest.approx(by_hand)
+
+
+def test_parts_of_a_batch_add_up_to_it_with_weights_and_smoothing():
+    objective = build("classification", class_weights=torch.tensor([0.5, 1.0, 4.0]), label_smoothing=0.2)
+
+    def of(rows: slice) -> float:
+        part = FeatureBatch(np.arange(4)[rows], list("abcd")[rows], CLASSES[rows], {})
+        return float(objective({"logits": LOGITS[rows]}, part).total)
+
+    assert (of(slice(0, 1)) + 3 * of(slice(1, 4))) / 4 == pytest.approx(of(slice(0, 4)))
 
 
 def test_smoothing_spreads_a_share_of_the_label_over_all_classes():
