@@ -14,11 +14,12 @@ from featurecache import recomputing
 from featurecache.backbones import load_backbone
 from featurecache.datasets import open_dataset
 from featurecache.errors import ConfigError, StoreMismatchError
+from featurecache.mending import OF_THE_IMAGES
 from featurecache.recomputing import largest_difference
 from featurecache.stores import open_store
 from pipelines.embed import EmbedConfig
 from pipelines.embed import run as embed
-from pipelines.predict import OF_THE_IMAGES, Predictor
+from pipelines.predict import Predictor
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as train
 from save_features import SaveFeaturesConfig, run
