@@ -119,8 +119,8 @@ def test_kills_during_an_extension_leave_what_was_there(forks, folder, whole, tm
 def test_an_interrupt_commits_what_is_complete_and_says_how_to_go_on(forks, folder, whole, tmp_path, sent):
     out, printed = tmp_path / "x.zarr", tmp_path / "printed.txt"
     process = forks.start(call(folder, out, "--commit-rows", str(ROWS)), printed)
-    chunk = out / "embedding/c/0/0/0"
-    until(lambda: chunk.exists() and chunk.stat().st_size > 0, process)
+    chunk, batch = out / "embedding/c/0/0/0", BATCH * open_store(whole).header.array("embedding").row_bytes
+    until(lambda: chunk.exists() and chunk.stat().st_size > batch, process)  # one batch is complete, the next begun
     os.kill(process, sent)
 
     assert forks.wait(process) == 75
