@@ -68,11 +68,16 @@ def good_records(lines: Iterable[bytes]) -> tuple[list[Record], int]:
 
 
 def append(path: Path, record: Record) -> None:
-    """Add one record durably."""
-    with open(path, "ab") as file:
-        file.write(encode(record))
-        file.flush()
-        os.fsync(file.fileno())
+    """Add one record durably; where the disk takes but a part of it, that part is taken back."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, "ab") as file:
+            file.write(encode(record))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        cut(path, size)
+        raise
 
 
 def cut(path: Path, size: int) -> None:
