@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ def discard(folder: Path) -> None:
             path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Write one line an epoch; a number that is none is null: JSON knows no NaN."""
+    lines = [{k: v if math.isfinite(v) else None for k, v in entry.items()} for entry in history]
+    write_atomic(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -74,6 +74,11 @@ def from_store(
         StoreContentsError: it lacks arrays that the head reads, or rows.
         ConfigError: it is of another task, or no class of it is known to the run.
     """
+    if record.get("trained_backbone_parameters"):
+        raise StoreMismatchError(
+            f"the run trained its backbone, so {test}, which holds features of the frozen one, is not what its head reads. "
+            "Name the images instead."
+        )
     store = open_store(placed(test))
     header, features = store.header, record["features"]
     ours, theirs = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +19,7 @@ from featurecache.metrics import primary
 from featurecache.places import Place
 from featurecache.provenance import provenance
 from featurecache.reports import Table
-from featurecache.runs import discard, is_done, read_run, write_record, writing
+from featurecache.runs import discard, is_done, read_run, write_history, write_record, writing
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import FeatureStore, open_store, store_exists
 from heads._checkpoint import save_head
@@ -29,7 +27,6 @@ from pipelines._cells import Cell, cells_of
 from pipelines._evaluation import evaluate, write_predictions
 from pipelines._rows import labelled_rows, trainable
 from pipelines._selection import as_csv, selected, sweep_rows
-from pipelines._stack import Member
 from pipelines._training import Problem, Trained, Training, learn, of_arrays, problems_of, standardises, train_cells
 
 CHECKPOINT = "checkpoint.pt"
@@ -222,7 +219,7 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
         metrics[last], logits = evaluate(final.head, held[last], task, config.device)
         write_predictions(config.out, held[last], logits)
     save_head(config.out, final.head, final.cell.head, final.spec, final.cell.options)
-    _write_history(config.out, best.member)
+    write_history(config.out, best.member.history)
     parameters, trained_parameters = final.parameters
     record = {
         "head": best.cell.head, "arrays": list(best.spec.shapes), "combine": best.spec.combine, "task": task,
@@ -286,9 +283,3 @@ def _origin(store: FeatureStore) -> dict[str, Any]:
         "backbone": dict(header.backbone), "data": dict(header.dataset), "origin": origin,
         "tokens": list(header.tokens),
     }  # fmt: skip
-
-
-def _write_history(folder: Path, member: Member) -> None:
-    """Write one line an epoch; a number that is none is null: JSON knows no NaN."""
-    lines = [{k: v if math.isfinite(v) else None for k, v in entry.items()} for entry in member.history]
-    write_atomic(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -20,11 +19,10 @@ from featurecache.decoders import Decoder
 from featurecache.devices import environment
 from featurecache.errors import FeatureCacheError, RunError
 from featurecache.features import FeatureBatch, Task
-from featurecache.files import write_atomic
 from featurecache.metrics import primary
 from featurecache.peft import save_adapted
 from featurecache.reports import Table
-from featurecache.runs import discard, is_done, read_run, write_record
+from featurecache.runs import discard, is_done, read_run, write_history, write_record
 from featurecache.sources import FeatureSource
 from featurecache.sources.live import FORWARD, LiveSource
 from featurecache.sources.statistics import statistics_of
@@ -236,7 +234,7 @@ def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks) -> TrainRe
         save_head(config.out, head, config.head, spec, config.head_option)
         if plan.adapted.kept:
             save_adapted(config.out, plan.adapted, config.peft, config.peft_option, plan.backbone.identity)
-        _write_history(config.out, member)
+        write_history(config.out, member.history)
     record = {
         **_facts(plan, config), "metrics": metrics, "closed_form": solved, "best_epoch": member.best_epoch,
         **_sizes(plan, head), **_pace(pace, plan, ranks),
@@ -344,9 +342,3 @@ def _pace(pace: Pace, plan: Plan, ranks: Ranks) -> dict[str, Any]:
         "step_seconds": pace.seconds / pace.steps if pace.steps else None,
         "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     }  # fmt: skip
-
-
-def _write_history(folder: Path, member: Member) -> None:
-    """Write one line an epoch; a number that is none is null: JSON knows no NaN."""
-    lines = [{k: v if math.isfinite(v) else None for k, v in entry.items()} for entry in member.history]
-    write_atomic(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())

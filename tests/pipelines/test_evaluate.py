@@ -131,3 +131,12 @@ def test_an_unreadable_image_is_left_out_and_counted(place, tmp_path):
 def test_everything_wrong_with_the_settings_is_said_at_once(tmp_path):
     with pytest.raises(ConfigError, match=r"(?s)2 problems.*\.csv or \.json.*\.parquet"):
         EvaluateConfig(run_folder=tmp_path, test=("x",), out=tmp_path / "t.txt", predictions=tmp_path / "p.csv")
+
+
+def test_a_run_that_trained_its_backbone_does_not_read_frozen_features(place, tmp_path):
+    shutil.copytree(place / "ridge", tmp_path / "ridge")
+    record = tmp_path / "ridge/record.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "trained_backbone_parameters": 7}))
+
+    with pytest.raises(StoreMismatchError, match="the run trained its backbone, so .* Name the images instead"):
+        run(EvaluateConfig(run_folder=tmp_path / "ridge", test=(str(place / "store.zarr"),)))
