@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from featurecache.backbones import BackboneOptions
 from featurecache.backbones._clip_names import Named
+from featurecache.backbones._skeletons import without_values
 from featurecache.backbones._weights import load_strictly, read_state_dict, seed_of
 from featurecache.backbones._wrapping import FORWARD_ERRORS
 from featurecache.errors import BackboneError, WeightsError
@@ -35,7 +36,7 @@ def with_weights(named: Named, config: Mapping[str, Any], options: BackboneOptio
     name = f"open_clip:{named.full}"
     seed = seed_of(options.weights)
     if options.device == "meta":
-        with torch.device("meta"):
+        with without_values():
             return _sized(_built(name, config, 0), options.image_size, name)
     if options.weights is None and not named.tag:
         raise WeightsError(_tagless(named))

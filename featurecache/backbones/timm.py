@@ -13,10 +13,10 @@ from typing import Any
 
 import timm
 import timm.data
-import torch
 from torch import nn
 
 from featurecache.backbones import Backbone, BackboneOptions
+from featurecache.backbones._skeletons import without_values
 from featurecache.backbones._timm_names import SOURCES, Named, resolve
 from featurecache.backbones._timm_weights import with_weights
 from featurecache.backbones._wrapping import check_builds, fits, wrap
@@ -92,7 +92,7 @@ def _skeleton(named: Named, arguments: Mapping[str, Any], options: BackboneOptio
 
 
 def _on_meta(named: Named, arguments: Mapping[str, Any]) -> nn.Module:
-    with torch.device("meta"):
+    with without_values():
         module: nn.Module = timm.create_model(named.full, pretrained=False, **arguments)
     return module
 

@@ -1,7 +1,11 @@
-"""`gc`, `merge` and `convert --dtype` that die at any single step: what was there is untouched, and the end is the same."""
+"""Commands on finished stores that die at any single step: nothing else is touched, and in the end it is as if they had not.
+
+Those are `gc`, `merge` and `convert --dtype`, which leave their stores alone, and growth by new samples and `delete`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import shutil
@@ -15,6 +19,8 @@ import numpy as np
 import pytest
 
 from featurecache.stores import examine_store, open_store, store_exists
+from pipelines.delete import DeleteConfig
+from pipelines.delete import run as delete
 from pipelines.gc import GcConfig
 from pipelines.gc import run as gc
 from pipelines.maintain import ConvertConfig, convert
@@ -25,8 +31,8 @@ from tests.faults.conftest import COUNTED
 from tests.faults.extent import sampled
 from tests.faults.operations import NOBODY
 from tests.faults.test_crash_points import counted
-from tests.featurecache.stores.contract import files
-from tests.featurecache.stores.test_maintaining import made
+from tests.featurecache.stores.contract import BATCH, files, values
+from tests.featurecache.stores.test_maintaining import made, table
 from tests.pipelines.stores import made_store
 
 ROWS = 80
@@ -87,7 +93,12 @@ def die(act: Callable[[Path], None], place: Path, last: int) -> int:
     return int(steps.value)
 
 
-def check(place: Path, expected: np.ndarray) -> None:
+def _standing(place: Path) -> Path:
+    """Return the store that stands there before the command."""
+    return place / "x.zarr" if (place / "x.zarr").exists() else place / "x.h5"
+
+
+def check_others(place: Path, expected: np.ndarray) -> None:
     """Read what was there as before; what is new is whole or not there."""
     np.testing.assert_array_equal(open_store(place / "x.zarr").to_numpy("embedding"), expected)
     for path in (place / "made.zarr", place / "made.h5"):
@@ -96,18 +107,65 @@ def check(place: Path, expected: np.ndarray) -> None:
             assert examine_store(path).damages == ()
 
 
+def grow(suffix: str) -> Callable[[Path], None]:
+    """Let a store of 40 rows take in 60 more, and complete it."""
+
+    def act(place: Path) -> None:
+        store = open_store(place / f"x{suffix}", writable=True)
+        if store.header.rows == 40:
+            store.grow(dataclasses.replace(store.header, rows=100, dataset={"name": "grown"}), table(100))
+        for start in range(40, 100, BATCH):
+            part = range(start, min(start + BATCH, 100))
+            if store.missing() and part.start >= store.missing()[0].start:
+                store.write(part, values(part), {})
+                store.commit()
+        if not store.finished:
+            store.finish()
+        store.close()
+
+    return act
+
+
+def erase(suffix: str) -> Callable[[Path], None]:
+    def act(place: Path) -> None:
+        delete(DeleteConfig(store=place / f"x{suffix}", ids=("id 3", "id 35")))
+
+    return act
+
+
+def one_set(suffix: str) -> Callable[[Path], None]:
+    def prepare(place: Path) -> None:
+        made(place / f"x{suffix}", rows=40)
+
+    return prepare
+
+
+def check_held(place: Path, expected: np.ndarray) -> None:
+    """A row is there whole, or it is one of two that are deleted; every other one is what it was."""
+    store = open_store(_standing(place))
+    gone = np.flatnonzero(store.status()[:40] == "deleted")
+    assert set(gone) <= {3, 35}
+    kept = np.setdiff1d(np.arange(40), gone)
+    np.testing.assert_array_equal(store.read("embedding", kept), expected[kept])
+
+
 def lasting(place: Path) -> dict[str, bytes]:
     """Return what is in a folder; of a lock only that it is there, for it names its process."""
     return {name: b"" if name.endswith("writer.lock") else content for name, content in files(place).items()}
 
 
 ACTS = {
-    "gc": (left_over, collect),
-    "merge": (two_sets, put_together(".zarr")),
-    "merge into one file": (two_sets, put_together(".h5")),
-    "convert --dtype": (only_wide, narrow(".zarr")),
-    "convert --dtype into one file": (only_wide, narrow(".h5")),
+    "gc": (left_over, collect, check_others),
+    "merge": (two_sets, put_together(".zarr"), check_others),
+    "merge into one file": (two_sets, put_together(".h5"), check_others),
+    "convert --dtype": (only_wide, narrow(".zarr"), check_others),
+    "convert --dtype into one file": (only_wide, narrow(".h5"), check_others),
+    "growth": (one_set(".zarr"), grow(".zarr"), check_held),
+    "growth of one file": (one_set(".h5"), grow(".h5"), check_held),
+    "delete": (one_set(".zarr"), erase(".zarr"), check_held),
+    "delete from one file": (one_set(".h5"), erase(".h5"), check_held),
 }
+"""Name -> what stands there, the command, and what a reader must find wherever it died."""
 
 
 @pytest.mark.parametrize("name", ACTS)
@@ -115,14 +173,15 @@ def test_whatever_step_is_the_last_the_end_is_the_same(name, tmp_path, monkeypat
     # an fsync changes nothing that a kill leaves behind
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(crashes, "STEPS", tuple(step for step in crashes.STEPS if step != "fsync"))
-    prepare, act = ACTS[name]
+    monkeypatch.setattr("featurecache.stores._chunks.PAGE", 64)  # so that a small store has several chunks
+    prepare, act, check = ACTS[name]
     fresh, whole = tmp_path / "fresh", tmp_path / "whole"
     fresh.mkdir()
     prepare(fresh)
     shutil.copytree(fresh, whole)
     act(whole)
     reference = lasting(whole)
-    expected = open_store(fresh / "x.zarr").to_numpy("embedding")
+    expected = open_store(_standing(fresh)).to_numpy("embedding")
     shutil.copytree(fresh, tmp_path / "counted")
     count = die(act, tmp_path / "counted", last=-1)
     assert count > 8

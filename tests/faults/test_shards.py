@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import multiprocessing
 import os
@@ -20,10 +19,11 @@ import pytest
 from featurecache.stores import Shard, create_store, finish_share, open_store
 from tests.extraction_samples import lasting, pictures
 from tests.faults import test_crash_points as crashes
+from tests.faults.conftest import COUNTED
+from tests.faults.extent import ALL, sampled
 from tests.faults.forks import ROOT, Forks, until
 from tests.faults.test_crash_points import check_readable, counted, said, wide
 from tests.faults.test_crash_points import complete as complete_whole
-from tests.faults.test_hdf5 import left_by_a_kill
 from tests.faults.test_kill import call
 from tests.featurecache.stores.contract import files, table
 
@@ -133,7 +133,7 @@ def test_kills_of_writers_at_random_moments_lose_nothing_that_was_committed(fork
     draw, out = random.Random(2), tmp_path / "x.zarr"
     before = 0
 
-    for attempt in range(6):
+    for attempt in range(6 if ALL else 3):
         count = (4, 2, 3)[attempt % 3]
         processes = started(forks, folder, out, count)
         goal = committed(out) + draw.randint(0, 120)
@@ -238,7 +238,18 @@ def dying_shares(path: Path, last: int, steps) -> None:
     steps.value = count()
 
 
-def test_whatever_step_of_a_share_is_the_last_the_end_is_the_same(tmp_path, monkeypatch):
+def die_sharing(path: Path, last: int) -> int:
+    """Write both shares in a fork that dies at step `last`; return how many steps there were, 0 where it died."""
+    context = multiprocessing.get_context("fork")
+    steps = context.Value("i", 0)
+    process = context.Process(target=dying_shares, args=(path, last, steps))
+    process.start()
+    process.join()
+    assert process.exitcode == (0 if steps.value else -signal.SIGKILL)
+    return int(steps.value)
+
+
+def test_whatever_step_of_a_share_is_the_last_the_end_is_the_same(tmp_path, monkeypatch, record_property):
     monkeypatch.setattr("featurecache.stores._chunks.PAGE", 64)  # so that a small store has two chunks
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     # what a kill leaves behind is the same before and after an fsync
@@ -247,27 +258,20 @@ def test_whatever_step_of_a_share_is_the_last_the_end_is_the_same(tmp_path, monk
     complete_whole(single)
     single.close()
     reference = files(tmp_path / "whole.zarr")
-    context, met = multiprocessing.get_context("fork"), set()
+    count = die_sharing(tmp_path / "counted.zarr", last=-1)
+    assert count > 50
 
-    for last in itertools.count(1):
-        path, steps = tmp_path / f"{last}.zarr", context.Value("i", 0)
-        process = context.Process(target=dying_shares, args=(path, last, steps))
-        process.start()
-        process.join()
-        state = left_by_a_kill(path)
-        if state not in met:
-            if path.exists():
-                check_readable(path)
-            for number in (1, 0):
-                share(path, number)
-            assert files(path) == reference, f"killed at step {last}"
-        met.add(state)
-        if steps.value:
-            break
-        assert process.exitcode == -signal.SIGKILL
+    tried = sampled(range(1, count + 1), 20)
+    for last in tried:
+        path = tmp_path / f"{last}.zarr"
+        assert die_sharing(path, last) == 0
+        if path.exists():
+            check_readable(path)
+        for number in (1, 0):
+            share(path, number)
+        assert files(path) == reference, f"killed at step {last}"
 
-    assert last > 50
-    assert len(met) > 20
+    record_property(COUNTED, ["death at a step", "shares", len(tried), f"of {count} steps"])
 
 
 def sealing(path: Path, gate) -> None:

@@ -16,7 +16,7 @@ from tests.faults.test_kill import call
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures(tmp_path_factory.mktemp("data") / "animals", cat=1000, dog=1000)
+    return pictures(tmp_path_factory.mktemp("data") / "animals", cat=300, dog=300)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 import cli
 from featurecache.backbones import _timm_weights
+from pipelines import _training
 from tests.journeys.pages import PAGES, ROOT, commands, follow
 
 CLASSES = ("cat", "dog", "owl")
@@ -28,7 +29,10 @@ ORDER = (
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the pages speak of: photos, bad photos, a weights file; downloads give random weights instead."""
+    """A folder with what the pages speak of: photos, bad photos, a weights file; downloads give random weights instead.
+
+    Heads train for a tenth of their usual steps where a page names no number of epochs.
+    """
     generator = np.random.default_rng(0)
     for split, count in (("train", 14), ("test", 3)):
         for shade, name in enumerate(CLASSES):
@@ -44,6 +48,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "hostile/dog/0.png").write_bytes(b"")
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit_tiny.safetensors")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_training, "LEAST_STEPS", 100)
     monkeypatch.setattr(_timm_weights, "_downloaded", lambda create, name, skeleton: _drawn(create))
     yield tmp_path
     sys.modules.pop("my_models", None)

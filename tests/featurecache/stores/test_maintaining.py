@@ -1,14 +1,8 @@
-"""Rows deleted from a store, and stores made of the rows of others, in both formats, and killed at every step."""
+"""Rows deleted from a store, and stores made of the rows of others, in both formats. For kills see tests/faults."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import multiprocessing
-import os
-import shutil
-import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +16,6 @@ from pipelines.delete import DeleteConfig
 from pipelines.delete import run as delete
 from pipelines.merge import MergeConfig
 from pipelines.merge import run as merge
-from tests.faults import test_crash_points as crashes
-from tests.faults.test_crash_points import counted
-from tests.faults.test_hdf5 import left_by_a_kill
 from tests.featurecache.stores.contract import BATCH, CLASSES, files, fill, said, speaking, values
 from tests.featurecache.stores.contract import header as plain_header
 from tests.featurecache.stores.contract import table as plain_table
@@ -223,90 +214,6 @@ def test_a_damaged_source_is_told_and_leaves_no_store(tmp_path):
     with pytest.raises(StoreDamagedError, match=r"other.zarr: rows \d+ to \d+ of layers/cls/00 are not the values"):
         merge(MergeConfig(stores=(one, other), out=tmp_path / "x.zarr"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.zarr", "other.zarr"]
-
-
-def grow(path: Path) -> None:
-    """Let a store of 40 rows take in 60 more, and complete it."""
-    store = open_store(path, writable=True)
-    if store.header.rows == 40:
-        store.grow(dataclasses.replace(store.header, rows=100, dataset={"name": "grown"}), table(100))
-    for start in range(40, 100, BATCH):
-        part = range(start, min(start + BATCH, 100))
-        if store.missing() and part.start >= store.missing()[0].start:
-            store.write(part, values(part), {})
-            store.commit()
-    if not store.finished:
-        store.finish()
-    store.close()
-
-
-def erase(path: Path) -> None:
-    delete(DeleteConfig(store=path, ids=ids(3, 35)))
-
-
-def put_together(path: Path) -> None:
-    out = path.with_name(f"merged-{path.name}")
-    if not out.exists():
-        merge(MergeConfig(stores=(path, path.with_name("other.zarr")), out=out))
-
-
-def dying(act: Callable[[Path], None], path: Path, last: int, steps) -> None:
-    count = counted(last)
-    act(path)
-    steps.value = count()
-
-
-@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
-@pytest.mark.parametrize("act", [grow, erase, put_together])
-def test_whatever_step_is_the_last_the_end_is_the_same(act, suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(crashes, "STEPS", tuple(name for name in crashes.STEPS if name != "fsync"))
-    made(tmp_path / "other.zarr", rows=40, first=500)
-    whole = made(tmp_path / f"whole{suffix}", rows=40)
-    act(whole)
-    expected = tmp_path / f"merged-whole{suffix}" if act is put_together else whole
-    reference = files(expected)
-    context, met = multiprocessing.get_context("fork"), set()
-    fresh = made(tmp_path / f"fresh{suffix}", rows=40)
-    stride = 3 if suffix == ".zarr" else 13  # every step takes minutes; this is a sample
-
-    for last in itertools.count(1, stride):
-        place = tmp_path / str(last)
-        place.mkdir()
-        path = place / f"x{suffix}"
-        for source, target in ((fresh, path), (tmp_path / "other.zarr", place / "other.zarr")):
-            shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-        process = context.Process(target=dying, args=(act, path, last, steps := context.Value("i", 0)))
-        process.start()
-        process.join()
-        state = left_by_a_kill(place)
-        if state in met and not steps.value:
-            continue
-        met.add(state)
-        if act is not erase:
-            np.testing.assert_array_equal(
-                open_store(path).read("embedding", slice(0, 40)), values(range(40))["embedding"][:, 0]
-            )
-        else:
-            check_erased(path)
-        act(path)
-        end = place / f"merged-{path.name}" if act is put_together else path
-        assert files(end) == reference, f"killed at step {last}"
-        if steps.value:
-            break
-        assert process.exitcode == -signal.SIGKILL
-    assert len(met) > 5
-
-
-def check_erased(path: Path) -> None:
-    """A row is there whole, or it is deleted; every other one is what it was."""
-    store = open_store(path)
-    status, expected = store.status(), values(range(40))["embedding"][:, 0]
-    for row in range(40):
-        if status[row] != "deleted":
-            np.testing.assert_array_equal(store.read("embedding", slice(row, row + 1))[0], expected[row])
-        else:
-            assert row in (3, 35)
 
 
 def test_what_a_kill_leaves_inside_a_store_is_found(tmp_path):
