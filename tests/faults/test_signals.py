@@ -28,7 +28,8 @@ def verbs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verbs]:
 
 
 def stores_in(place: Path) -> list[Path]:
-    return [path for path in sorted(place.iterdir()) if is_store(path)]
+    """Return the stores of a folder; one that is being removed, or made, is hidden."""
+    return [path for path in sorted(place.iterdir()) if is_store(path) and not path.name.startswith(".")]
 
 
 @pytest.mark.parametrize(("name", "phase", "sent"), sampled(CASES, 9))
