@@ -12,8 +12,8 @@ holds, less the bytes of the row table (ids, targets, splits) itself, which are 
   What a row costs beyond the table are its number in its split and in the order of an epoch, 4 bytes each; a row of
   val and test also its logits as float32 and some 40 bytes in which the metrics and their draws are counted.
 - **extraction**: a backbone that is nearly free, from pictures that are made when they are read; the store is made, written,
-  sealed and scored. A row takes some 130 microseconds of one core, hence the smaller default: two million take five
-  minutes on a machine that does nothing else.
+  sealed and scored. A row takes some 130 microseconds of one core, hence the smaller default: two million, with its turns, take
+  a quarter of an hour.
 
 `--rows` and `--images` are 10 N; 2,000,000 of both shows what the design asks for. Pages of mapped files are the kernel's, which takes them back at
 need: not counted. The stores are of random features by the project's own writer.

@@ -107,30 +107,28 @@ def check_others(place: Path, expected: np.ndarray) -> None:
             assert examine_store(path).damages == ()
 
 
-def grow(suffix: str) -> Callable[[Path], None]:
+def grow(path: Path) -> None:
     """Let a store of 40 rows take in 60 more, and complete it."""
-
-    def act(place: Path) -> None:
-        store = open_store(place / f"x{suffix}", writable=True)
-        if store.header.rows == 40:
-            store.grow(dataclasses.replace(store.header, rows=100, dataset={"name": "grown"}), table(100))
-        for start in range(40, 100, BATCH):
-            part = range(start, min(start + BATCH, 100))
-            if store.missing() and part.start >= store.missing()[0].start:
-                store.write(part, values(part), {})
-                store.commit()
-        if not store.finished:
-            store.finish()
-        store.close()
-
-    return act
+    store = open_store(path, writable=True)
+    if store.header.rows == 40:
+        store.grow(dataclasses.replace(store.header, rows=100, dataset={"name": "grown"}), table(100))
+    for start in range(40, 100, BATCH):
+        part = range(start, min(start + BATCH, 100))
+        if store.missing() and part.start >= store.missing()[0].start:
+            store.write(part, values(part), {})
+            store.commit()
+    if not store.finished:
+        store.finish()
+    store.close()
 
 
-def erase(suffix: str) -> Callable[[Path], None]:
-    def act(place: Path) -> None:
-        delete(DeleteConfig(store=place / f"x{suffix}", ids=("id 3", "id 35")))
+def erase(path: Path) -> None:
+    delete(DeleteConfig(store=path, ids=("id 3", "id 35")))
 
-    return act
+
+def at(name: str, act: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Let what is done to a store be done to the one of that name in a place."""
+    return lambda place: act(place / name)
 
 
 def one_set(suffix: str) -> Callable[[Path], None]:
@@ -160,10 +158,10 @@ ACTS = {
     "merge into one file": (two_sets, put_together(".h5"), check_others),
     "convert --dtype": (only_wide, narrow(".zarr"), check_others),
     "convert --dtype into one file": (only_wide, narrow(".h5"), check_others),
-    "growth": (one_set(".zarr"), grow(".zarr"), check_held),
-    "growth of one file": (one_set(".h5"), grow(".h5"), check_held),
-    "delete": (one_set(".zarr"), erase(".zarr"), check_held),
-    "delete from one file": (one_set(".h5"), erase(".h5"), check_held),
+    "growth": (one_set(".zarr"), at("x.zarr", grow), check_held),
+    "growth of one file": (one_set(".h5"), at("x.h5", grow), check_held),
+    "delete": (one_set(".zarr"), at("x.zarr", erase), check_held),
+    "delete from one file": (one_set(".h5"), at("x.h5", erase), check_held),
 }
 """Name -> what stands there, the command, and what a reader must find wherever it died."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import shutil
 import signal
@@ -18,8 +17,9 @@ from featurecache.stores._second_copy import COPY, copy_in
 from tests.faults import test_crash_points as crashes
 from tests.faults.extent import ALL
 from tests.faults.test_bit_flips import flip
+from tests.faults.test_maintenance_steps import die, grow
 from tests.featurecache.stores.contract import files, said, values
-from tests.featurecache.stores.test_maintaining import dying, grow, made, small_chunks, table
+from tests.featurecache.stores.test_maintaining import made, small_chunks, table
 
 __all__ = ["small_chunks"]
 
@@ -48,15 +48,6 @@ def erase(path: Path) -> None:
     store.close()
 
 
-def killed(act, path: Path, last: int) -> bool:
-    """Run `act` in a process that is killed at its step `last`; return whether it was."""
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=dying, args=(act, path, last, context.Value("i", 0)))
-    process.start()
-    process.join()
-    return process.exitcode == -signal.SIGKILL
-
-
 @pytest.mark.parametrize("act", [grow, erase])
 def test_what_was_cut_off_is_no_damage_and_a_repair_ends_it(act, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
@@ -67,7 +58,7 @@ def test_what_was_cut_off_is_no_damage_and_a_repair_ends_it(act, tmp_path, monke
     for last in itertools.count(1, 1 if ALL else 5):
         path = tmp_path / f"{last}.zarr"
         shutil.copytree(fresh, path)
-        if not killed(act, path, last):
+        if die(act, path, last):
             break
         found = examine_store(path)
         assert found.damages == (), f"before step {last}"
@@ -111,7 +102,7 @@ def test_a_lost_line_of_a_growth_or_a_deletion_is_in_the_second_copy(act, tmp_pa
 def test_a_copy_that_a_kill_left_behind_is_brought_up_to_date_by_the_next_writer(tmp_path, monkeypatch):
     path = made(tmp_path / "x.zarr", rows=40)
     monkeypatch.setattr(zarr_stores, "keep_copy", lambda folder, ledger: os.kill(os.getpid(), signal.SIGKILL))
-    assert killed(erase, path, 9999)
+    assert die(erase, path, 9999) == 0, "it was killed"
     monkeypatch.undo()
     assert b'"deleted"' not in (path / COPY).read_bytes()
     assert open_store(path).status()[3] == "deleted"
