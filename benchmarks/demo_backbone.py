@@ -32,9 +32,9 @@ from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
 from pipelines._evaluation import evaluate
-from pipelines._fitting import Recipe, fit
-from pipelines._stack import Member
 from pipelines.objectives.cross_entropy import build as cross_entropy
+from pipelines.training.fitting import Recipe, fit
+from pipelines.training.stack import Member
 from save_features import SaveFeaturesConfig
 from save_features import run as extract
 

@@ -52,9 +52,9 @@ from featurecache.sources import FeatureSource, Order
 from featurecache.sources.cached import CachedSource, ordered, split_rows
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, HeadSpec
-from pipelines._fitting import Recipe, fit
-from pipelines._stack import Member
 from pipelines.objectives.cross_entropy import build as cross_entropy
+from pipelines.training.fitting import Recipe, fit
+from pipelines.training.stack import Member
 
 EPOCH_LIMIT, READ_LIMIT = 0.95, 0.5
 CLASSES, BATCH, READS = 100, 256, 400

@@ -34,9 +34,9 @@ from featurecache.sources.cached import CachedSource, split_rows
 from featurecache.sources.staged import staged
 from featurecache.stores import FeatureStore
 from heads import HEADS, HeadSpec
-from pipelines._fitting import Recipe, fit
-from pipelines._stack import Member
 from pipelines.objectives.cross_entropy import build as cross_entropy
+from pipelines.training.fitting import Recipe, fit
+from pipelines.training.stack import Member
 
 CLASSES, WIDTH, BATCH, LAYERS, ATTENTION = 10, 192, 256, 12, 64
 SEPARATE_LIMIT, BARE_LIMIT, GPU_LIMIT = 5.0, 0.8, 3.0

@@ -18,7 +18,7 @@ from featurecache.features import Task
 from featurecache.files import write_whole
 from featurecache.metrics import Measured, measure
 from featurecache.sources.cached import CachedSource
-from pipelines._outputs import outputs_of
+from pipelines.training.outputs import outputs_of
 
 ROW_GROUP = 16384
 """Rows of predictions that are put into words at a time."""

@@ -30,9 +30,9 @@ from featurecache.views import Views
 from heads import HEADS, HeadSpec
 from heads._checkpoint import refusals
 from pipelines._arrays import select_arrays
-from pipelines._distributed import Ranks
 from pipelines._rows import teachable
 from pipelines._starting import Start, start_of
+from pipelines.training.distributed import Ranks
 
 if TYPE_CHECKING:
     from pipelines.train_online import TrainOnlineConfig

@@ -28,13 +28,14 @@ from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
 from pipelines._arrays import select_arrays
-from pipelines._fitting import Recipe, fit
 from pipelines._in_memory import InMemory
-from pipelines._outputs import outputs_of
 from pipelines._rows import labelled_rows, trainable
-from pipelines._stack import Member
-from pipelines._training import LEAST_EPOCHS, LEAST_STEPS, SOLVING_BATCH
 from pipelines.objectives.cross_entropy import build as cross_entropy
+from pipelines.training.fitting import Recipe, fit
+from pipelines.training.outputs import outputs_of
+from pipelines.training.settings import LEAST_EPOCHS, LEAST_STEPS
+from pipelines.training.stack import Member
+from pipelines.training.training import SOLVING_BATCH
 
 ONLY = "embedding"
 """Name of an array that is given without one."""

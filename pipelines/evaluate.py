@@ -19,9 +19,9 @@ from featurecache.reports import Table
 from featurecache.runs import read_run
 from featurecache.stores import explained
 from heads._checkpoint import load_head
-from pipelines._elsewhere import Judged, Split, from_data, from_store, is_a_store, measured
 from pipelines._evaluation import prediction_table
-from pipelines._predictor import Predictor
+from pipelines.predicting.elsewhere import Judged, Split, from_data, from_store, is_a_store, measured
+from pipelines.predicting.predictor import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,13 +27,13 @@ from featurecache.files import json_bytes, sync_folder, write_atomic, write_whol
 from featurecache.reports import Table
 from featurecache.runs import RECORD, read_run
 from heads._checkpoint import BUILD
-from pipelines import _standalone
-from pipelines._graph import Program, graph_of, traced
-from pipelines._model_card import licence_of, model_card
-from pipelines._onnx import can_run_onnx, check_onnx, write_onnx
-from pipelines._predictor import Predictor
-from pipelines._preprocessing import described
-from pipelines._proving import Evidence, evidence_of, proved
+from pipelines.exporting import standalone
+from pipelines.exporting.graph import Program, graph_of, traced
+from pipelines.exporting.model_card import licence_of, model_card
+from pipelines.exporting.onnx_file import can_run_onnx, check_onnx, write_onnx
+from pipelines.exporting.preprocessing import described
+from pipelines.exporting.proving import Evidence, evidence_of, proved
+from pipelines.predicting.predictor import Predictor
 
 FORMAT = 1
 """Of config.json; raise it when an older predict.py would misread a newer folder."""
@@ -141,7 +141,7 @@ def export(
     graph = graph_of(program, batch)
     write_whole(place / "model.safetensors", lambda path: save_file(dict(graph.tensors), path))
     write_atomic(place / "model.py", graph.source.encode())
-    write_atomic(place / "predict.py", Path(_standalone.__file__).read_bytes())
+    write_atomic(place / "predict.py", Path(standalone.__file__).read_bytes())
     write_atomic(place / "config.json", json_bytes(facts))
     sums = write_sums(place)
     record: dict[str, Any] = {
@@ -200,8 +200,8 @@ def _onnx_proof(place: Path, predictor: Predictor, evidence: Evidence) -> dict[s
 
 def write_sums(folder: Path) -> dict[str, str]:
     """Write SHA256SUMS over every other file of the folder, as `sha256sum -c` reads it; return name -> digest."""
-    found = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != _standalone.SUMS}
-    write_atomic(folder / _standalone.SUMS, "".join(f"{digest}  {name}\n" for name, digest in found.items()).encode())
+    found = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != standalone.SUMS}
+    write_atomic(folder / standalone.SUMS, "".join(f"{digest}  {name}\n" for name, digest in found.items()).encode())
     return found
 
 

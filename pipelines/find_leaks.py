@@ -12,8 +12,8 @@ from featurecache.checks import check
 from featurecache.places import Place
 from featurecache.reports import Table
 from featurecache.stores import open_store
-from pipelines._leaks import Pair, near_duplicates
 from pipelines.protocols import rows_of
+from pipelines.trialling.leaks import Pair, near_duplicates
 
 SHOWN = 20
 

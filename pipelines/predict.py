@@ -12,8 +12,8 @@ from featurecache.checks import check
 from featurecache.files import write_atomic
 from featurecache.reports import Table
 from featurecache.stores import explained
-from pipelines._predictor import Prediction as Prediction
-from pipelines._predictor import Predictor as Predictor
+from pipelines.predicting.predictor import Prediction as Prediction
+from pipelines.predicting.predictor import Predictor as Predictor
 
 
 @dataclass(frozen=True, kw_only=True)

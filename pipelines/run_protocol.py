@@ -19,13 +19,14 @@ from featurecache.reports import Table
 from featurecache.runs import RECORD, discard, is_done, read_run, write_record
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS
-from pipelines._cells import ALIASES, cells_of
-from pipelines._leaks import remarks_on
-from pipelines._protocol_results import results_of, tables, write_results
 from pipelines._rows import trainable
-from pipelines._training import Problem, Training, problems_of
-from pipelines._trialling import Work, carry_out, cells_in, source_of, speaks_of_classes
 from pipelines.protocols import Asked, Plan, Trial, parse
+from pipelines.training.cells import ALIASES, cells_of
+from pipelines.training.problem import Problem, problems_of
+from pipelines.training.settings import Training
+from pipelines.trialling.leaks import remarks_on
+from pipelines.trialling.results import results_of, tables, write_results
+from pipelines.trialling.trialling import Work, carry_out, cells_in, source_of, speaks_of_classes
 
 log = logging.getLogger("featurecache")
 

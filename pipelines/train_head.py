@@ -23,11 +23,13 @@ from featurecache.runs import discard, is_done, read_run, write_history, write_r
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import FeatureStore, open_store, store_exists
 from heads._checkpoint import save_head
-from pipelines._cells import Cell, cells_of
 from pipelines._evaluation import evaluate, write_predictions
 from pipelines._rows import labelled_rows, trainable
-from pipelines._selection import as_csv, selected, sweep_rows
-from pipelines._training import Problem, Trained, Training, learn, of_arrays, problems_of, standardises, train_cells
+from pipelines.training.cells import Cell, cells_of
+from pipelines.training.problem import Problem, learn, problems_of, standardises
+from pipelines.training.selection import as_csv, selected, sweep_rows
+from pipelines.training.settings import Training
+from pipelines.training.training import Trained, of_arrays, train_cells
 
 CHECKPOINT = "checkpoint.pt"
 SHOWN = 10

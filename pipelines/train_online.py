@@ -28,17 +28,17 @@ from featurecache.sources.live import FORWARD, LiveSource
 from featurecache.sources.statistics import statistics_of
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, save_head
-from pipelines._distributed import Ranks, joined, whole
 from pipelines._evaluation import measured, write_rows
-from pipelines._fitting import Pace, Recipe, fit
 from pipelines._online import Plan, images_of, planned, products_in, sources_of
-from pipelines._optimizers import Rule
-from pipelines._outputs import outputs_of
 from pipelines._rows import balanced
-from pipelines._schedules import Schedule
-from pipelines._stack import Member
 from pipelines.objectives.cross_entropy import build as cross_entropy
 from pipelines.train_head import TrainReport
+from pipelines.training.distributed import Ranks, joined, whole
+from pipelines.training.fitting import Pace, Recipe, fit
+from pipelines.training.optimizers import Rule
+from pipelines.training.outputs import outputs_of
+from pipelines.training.schedules import Schedule
+from pipelines.training.stack import Member
 
 CHECKPOINT = "checkpoint.pt"
 UNCOMPARED = ("out", "quiet", "workers", "decode_threads", "layers", "tokens", "weights", "device")

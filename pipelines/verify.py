@@ -30,10 +30,10 @@ from featurecache.stores import (
     open_store,
     store_exists,
 )  # fmt: skip
-from pipelines._comparing import compared
-from pipelines._differing import Comparison
-from pipelines._precision import Precision, measure
 from pipelines.scores import SCORES, scores_of
+from pipelines.verifying.comparing import compared
+from pipelines.verifying.differing import Comparison
+from pipelines.verifying.precision import Precision, measure
 
 MEASURED = 256
 """Rows of a precision report, where no other number is asked for."""

@@ -60,7 +60,7 @@ def test_one_console_script_is_installed(wheel):
 OF_EXTRAS = {
     "featurecache/sources/_fast_jpeg.py": {"simplejpeg"},
     "featurecache/places.py": {"fsspec"},
-    "pipelines/_standalone.py": {"onnxruntime"},
+    "pipelines/exporting/standalone.py": {"onnxruntime"},
 }
 """File -> what it imports when it is asked for, and an extra installs."""
 

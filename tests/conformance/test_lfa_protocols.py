@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines._schedules import learning_rates
 from pipelines.protocols import drawn_setting, run_seed, seed_hash, split_keys
+from pipelines.training.schedules import learning_rates
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("FEATURECACHE_CONFORMANCE", REPOSITORY / ".." / "shared" / "conformance"))

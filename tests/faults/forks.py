@@ -91,7 +91,7 @@ def serve_calls(main: Callable[[list[str]], None]) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (call["largest_file"], -1))
             os.environ.update(call["environment"])
             if call["always"]:
-                importlib.import_module("pipelines._resuming").SECONDS = 0.0
+                importlib.import_module("pipelines.training.resuming").SECONDS = 0.0
             _call(main, call["arguments"], Path(call["output"]))
         print(process, flush=True)
 

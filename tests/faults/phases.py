@@ -101,8 +101,8 @@ PHASES: Mapping[str, Sequence[str]] = {
         "pipelines.scores._keeping:Rows.stored 2", "cli:_show",
     ),
     "train": (
-        "pipelines.train_head:planned", "featurecache.runs:write_atomic", "pipelines._training:fit",
-        "pipelines._fitting:judged 3", "pipelines.train_head:evaluate", "pipelines._evaluation:prediction_table",
+        "pipelines.train_head:planned", "featurecache.runs:write_atomic", "pipelines.training.training:fit",
+        "pipelines.training.fitting:judged 3", "pipelines.train_head:evaluate", "pipelines._evaluation:prediction_table",
         "pipelines.train_head:save_head", "heads._checkpoint:write_atomic 2", "pipelines.train_head:write_record",
     ),
     "embed": (
@@ -113,7 +113,7 @@ PHASES: Mapping[str, Sequence[str]] = {
         "pipelines.embed:_names", "pipelines.embed:write_whole",
     ),
     "predict": (
-        "pipelines._predictor:load_backbone", "pipelines._predictor:stored_form", "pipelines.predict:write_atomic",
+        "pipelines.predicting.predictor:load_backbone", "pipelines.predicting.predictor:stored_form", "pipelines.predict:write_atomic",
     ),
 }  # fmt: skip
 """Verb -> what a signal may come before: `module:function`, or with ` N` behind it, before its N-th call."""

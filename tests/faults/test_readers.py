@@ -19,7 +19,7 @@ from tests.faults.verbs import ROWS, Verbs, outcome
 from tests.pipelines.stores import made_store
 
 REMOVED = {
-    "train": ("pipelines.train_head:planned", "pipelines.train_head:is_done", "pipelines._training:fit",
+    "train": ("pipelines.train_head:planned", "pipelines.train_head:is_done", "pipelines.training.training:fit",
               "pipelines.train_head:evaluate", "pipelines.train_head:write_record"),
     "rank": ("pipelines.rank:scored_rows", "featurecache.scoring:scored_rows", "featurecache.scoring:score_array 2",
              "featurecache.scoring:write_atomic 2", "pipelines.scores._keeping:Rows.stored 2"),

@@ -15,8 +15,8 @@ from featurecache.errors import ConfigError, RunError
 from featurecache.features import FeatureBatch, Task
 from heads import HEADS, HeadSpec
 from heads._checkpoint import build_head, load_head, refusals, save_head
-from pipelines._stack import Stack
 from pipelines.objectives.cross_entropy import build as objective_of
+from pipelines.training.stack import Stack
 from tests.heads.samples import LAYERS, READ, TASKS, TOWER, Shapes, batches, joined, spec_of
 
 

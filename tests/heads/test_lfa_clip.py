@@ -15,8 +15,8 @@ from featurecache.errors import ConfigError, RunError
 from heads import HeadSpec
 from heads._checkpoint import build_head, load_head, refusals, save_head
 from heads.lfa_clip import CONSTANTS, build
-from pipelines._stack import Stack
 from pipelines.objectives.cross_entropy import build as objective_of
+from pipelines.training.stack import Stack
 from tests.heads.samples import CLASSES, TOWER, batches, joined, spec_of
 
 MAPS = {"image": ("query", "key", "value"), "text_self": ("query", "key", "value"), "text_cross": ("key", "value")}

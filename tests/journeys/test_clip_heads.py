@@ -17,12 +17,12 @@ from featurecache.sources.cached import CachedSource, split_rows
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, HeadSpec
 from heads._checkpoint import build_head, load_head, save_head
-from pipelines._fitting import Recipe, fit
-from pipelines._outputs import outputs_of
-from pipelines._stack import Member
 from pipelines.objectives.cross_entropy import build as cross_entropy
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as train_head
+from pipelines.training.fitting import Recipe, fit
+from pipelines.training.outputs import outputs_of
+from pipelines.training.stack import Member
 from save_features import SaveFeaturesConfig, run
 from tests.conformance.lfa_store import backbone_of, read
 from tests.shared_data import CIFAR, SHARED, needs_shared

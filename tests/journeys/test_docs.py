@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import cli
 from featurecache.backbones import _timm_weights
-from pipelines import _training
+from pipelines.training import settings
 from tests.journeys.pages import PAGES, ROOT, commands, follow
 
 CLASSES = ("cat", "dog", "owl")
@@ -48,7 +48,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "hostile/dog/0.png").write_bytes(b"")
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit_tiny.safetensors")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_training, "LEAST_STEPS", 100)
+    monkeypatch.setattr(settings, "LEAST_STEPS", 100)
     monkeypatch.setattr(_timm_weights, "_downloaded", lambda create, name, skeleton: _drawn(create))
     yield tmp_path
     sys.modules.pop("my_models", None)

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from featurecache.errors import BackboneError, ConfigError, RunError
-from pipelines import _onnx, _standalone, export
-from pipelines._predictor import Predictor
-from pipelines._proving import ALONE, evidence_of, proved
+from pipelines import export
 from pipelines.export import ExportConfig, run
+from pipelines.exporting import onnx_file, standalone
+from pipelines.exporting.proving import ALONE, evidence_of, proved
+from pipelines.predicting.predictor import Predictor
 from tests.pipelines.pictures import CLASSES, picture, pictures, place_with_runs
 
 
@@ -65,7 +66,7 @@ def test_a_graph_of_one_image_is_given_one_at_a_time(copied, place):
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({**config, "batch": 1}))
     export.write_sums(copied)
-    model = _standalone.Model.load(copied)
+    model = standalone.Model.load(copied)
     seen, run_one = [], model.run
     model.run = lambda images: seen.append(len(images)) or run_one(images)
 
@@ -81,7 +82,7 @@ def test_the_script_runs_as_a_user_types_it_and_from_python(place):
     typed = subprocess.run(
         [sys.executable, "predict.py", str(one), "--topk", "2"], cwd=folder, capture_output=True, text=True, check=True
     )
-    called = _standalone.Model.load(folder).predict([picture("red", 90)], topk=1)
+    called = standalone.Model.load(folder).predict([picture("red", 90)], topk=1)
 
     assert typed.stdout.split()[1] == "red" and len(typed.stdout.split()) == 6
     assert called[0]["answer"] == "red" and list(called[0]["top"]) == ["red"]
@@ -95,8 +96,8 @@ def test_a_changed_file_is_refused_by_name(copied, name):
     content[len(content) // 2] ^= 1
     (copied / name).write_bytes(content)
 
-    with pytest.raises(_standalone.Refused, match=rf"{name} is not what was exported"):
-        _standalone.check(copied)
+    with pytest.raises(standalone.Refused, match=rf"{name} is not what was exported"):
+        standalone.check(copied)
 
 
 def test_files_that_are_missing_or_not_listed_are_refused(copied):
@@ -104,13 +105,13 @@ def test_files_that_are_missing_or_not_listed_are_refused(copied):
     (copied / "model.py").unlink()
     (copied / "SHA256SUMS").write_text("".join(line for line in sums if "predict.py" not in line))
 
-    with pytest.raises(_standalone.Refused, match=r"(?s)predict\.py is not listed.*model\.py is missing"):
-        _standalone.check(copied)
-    with pytest.raises(_standalone.Refused, match="another export, or a changed one"):
-        _standalone.check(copied, expect="0" * 64)
+    with pytest.raises(standalone.Refused, match=r"(?s)predict\.py is not listed.*model\.py is missing"):
+        standalone.check(copied)
+    with pytest.raises(standalone.Refused, match="another export, or a changed one"):
+        standalone.check(copied, expect="0" * 64)
     (copied / "SHA256SUMS").unlink()
-    with pytest.raises(_standalone.Refused, match="not all of one"):
-        _standalone.check(copied)
+    with pytest.raises(standalone.Refused, match="not all of one"):
+        standalone.check(copied)
 
 
 def test_tampering_ends_the_script_before_anything_of_the_folder_is_run(copied, place):
@@ -211,7 +212,7 @@ def test_a_run_whose_store_did_not_say_what_built_its_backbone_is_refused(place,
 
 
 def test_onnx_that_is_not_installed_is_said_before_anything_is_done(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(_onnx.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda name: None)
 
     with pytest.raises(ConfigError, match=r"pip install featurecache\[onnx\]"):
         run(ExportConfig(run_folder=place / "linear", out=tmp_path / "out", onnx=True))
@@ -228,7 +229,7 @@ def test_the_onnx_file_runs_in_onnxruntime_with_any_number_of_images(place, tmp_
     session = onnxruntime.InferenceSession(out / "model.onnx")
     said = session.get_modelmeta().custom_metadata_map
     steps = json.loads(said["preprocessing"])
-    images = np.stack([_standalone.prepared(_standalone.opened(path), steps) for path in paths])
+    images = np.stack([standalone.prepared(standalone.opened(path), steps) for path in paths])
     for count in (1, len(paths)):
         (logits,) = session.run(["logits"], {"images": images[:count]})
         values = torch.from_numpy(logits).softmax(-1)

@@ -14,11 +14,11 @@ from featurecache.errors import ConfigError, RunError
 from featurecache.metrics import primary
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import open_store
-from pipelines import _trialling
-from pipelines._pairing import Outcome, drawn
 from pipelines.run_protocol import RunProtocolConfig, run
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as train_head
+from pipelines.trialling import trialling
+from pipelines.trialling.pairing import Outcome, drawn
 from tests.pipelines.protocols.samples import balanced, splits, store_of
 from tests.pipelines.stores import made_store
 
@@ -105,14 +105,14 @@ def test_a_paired_difference_of_equal_heads_is_surely_nothing_where_their_own_in
 
 def test_no_test_row_is_read_before_the_setting_is_chosen(store, tmp_path, monkeypatch):
     events: list[Any] = []
-    batches, choose = CachedSource.batches, _trialling.chosen
+    batches, choose = CachedSource.batches, trialling.chosen
 
     def noting(self, *arguments, **named):
         events.append(set(self.rows.tolist()))
         return batches(self, *arguments, **named)
 
     monkeypatch.setattr(CachedSource, "batches", noting)
-    monkeypatch.setattr(_trialling, "chosen", lambda *given: events.append("chosen") or choose(*given))
+    monkeypatch.setattr(trialling, "chosen", lambda *given: events.append("chosen") or choose(*given))
     run(config("holdout?seed=0", store, tmp_path / "run", sweep={"lr": "1e-3,1e-2"}))
 
     test = set(np.flatnonzero(np.asarray(open_store(store).table().split) == "test").tolist())
@@ -205,7 +205,7 @@ def test_folds_of_other_tasks_have_intervals_of_their_metric(tmp_path, task):
 def test_a_repeated_command_does_nothing_and_a_stopped_one_goes_on_trial_by_trial(store, tmp_path, monkeypatch):
     text = "leave-one-domain-out?select=training-domain,leave-one-out&trials=1&settings=2"
     whole = run(config(text, store, tmp_path / "whole")).record
-    train, count = _trialling.train_cells, []
+    train, count = trialling.train_cells, []
 
     def stopping(*arguments, **named):
         count.append(1)
@@ -213,7 +213,7 @@ def test_a_repeated_command_does_nothing_and_a_stopped_one_goes_on_trial_by_tria
             raise KeyboardInterrupt
         return train(*arguments, **named)
 
-    monkeypatch.setattr(_trialling, "train_cells", stopping)
+    monkeypatch.setattr(trialling, "train_cells", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(config(text, store, tmp_path / "stopped"))
     before = len(count)

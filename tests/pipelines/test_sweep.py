@@ -16,9 +16,9 @@ from featurecache.errors import ConfigError, RunError
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import open_store
 from heads._checkpoint import load_head
-from pipelines import _resuming
-from pipelines._cells import sweep_values
 from pipelines.train_head import TrainHeadConfig, run
+from pipelines.training import resuming
+from pipelines.training.cells import sweep_values
 from tests.pipelines.stores import made_store
 
 
@@ -172,8 +172,8 @@ def test_refit_trains_on_train_and_val_what_validation_chose(store, tmp_path):
 def test_a_repeated_sweep_does_nothing_and_a_stopped_one_goes_on_to_the_same_end(store, tmp_path, monkeypatch):
     sweep = {"lr": "1e-3,1e-2", "layer": "each"}
     run(config(store, tmp_path / "whole", sweep))
-    monkeypatch.setattr(_resuming, "SECONDS", 0.0)
-    save, saved = _resuming.Checkpoint.save, []
+    monkeypatch.setattr(resuming, "SECONDS", 0.0)
+    save, saved = resuming.Checkpoint.save, []
 
     def dying(self, training):
         save(self, training)
@@ -182,7 +182,7 @@ def test_a_repeated_sweep_does_nothing_and_a_stopped_one_goes_on_to_the_same_end
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_resuming.Checkpoint, "save", dying)
+        patch.setattr(resuming.Checkpoint, "save", dying)
         run(config(store, tmp_path / "stopped", sweep))
     assert (tmp_path / "stopped/checkpoint.pt").exists()
 

@@ -17,7 +17,6 @@ from featurecache.sources.cached import CachedSource
 from featurecache.stores import open_store
 from heads._checkpoint import load_head
 from pipelines import train_online as module
-from pipelines._distributed import ALONE
 from pipelines._online import images_of, planned, sources_of
 from pipelines.inspect import InfoConfig, ListConfig, info, list_names
 from pipelines.objectives.cross_entropy import build as objective_of
@@ -25,6 +24,7 @@ from pipelines.predict import Predictor
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as run_cached
 from pipelines.train_online import run
+from pipelines.training.distributed import ALONE
 from save_features import SaveFeaturesConfig
 from save_features import run as extract
 from tests.pipelines.online_samples import CLASSES, TINY, online, photos

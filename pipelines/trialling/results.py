@@ -12,10 +12,10 @@ from featurecache.files import write_atomic
 from featurecache.metrics import primary
 from featurecache.reports import Table
 from featurecache.runs import RECORD
-from pipelines._pairing import Floats, Outcome, difference, drawn, summary, with_derived
-from pipelines._selection import as_csv
-from pipelines._trialling import Work
 from pipelines.protocols import Plan, Trial
+from pipelines.training.selection import as_csv
+from pipelines.trialling.pairing import Floats, Outcome, difference, drawn, summary, with_derived
+from pipelines.trialling.trialling import Work
 
 Line = dict[str, Any]
 NUMBERS = ("trials", "mean", "deviation", "trials_low", "trials_high", "low", "high")

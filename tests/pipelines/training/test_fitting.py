@@ -14,12 +14,12 @@ from torch import nn
 from featurecache.errors import ConfigError, RunError
 from featurecache.metrics import score
 from heads._checkpoint import build_head
-from pipelines import _resuming
-from pipelines._fitting import Recipe, fit
-from pipelines._outputs import outputs_of
-from pipelines._stack import Member
 from pipelines.objectives import Loss
 from pipelines.objectives.cross_entropy import build as objective_of
+from pipelines.training import resuming
+from pipelines.training.fitting import Recipe, fit
+from pipelines.training.outputs import outputs_of
+from pipelines.training.stack import Member
 from tests.heads.samples import LAYERS, ONE, TASKS, batches, joined, spec_of
 from tests.pipelines.sources import InMemory
 
@@ -154,7 +154,7 @@ def test_a_step_in_parts_is_the_same_step(optimizer):
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_training_that_was_stopped_anywhere_ends_with_the_same_bits(tmp_path, monkeypatch, count, optimizer):
-    monkeypatch.setattr(_resuming, "SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "SECONDS", 0.0)
     file = tmp_path / "checkpoint.pt"
 
     def trained(limit: float = math.inf, checkpoint: Path | None = None) -> list[Member]:
@@ -190,7 +190,7 @@ def test_a_training_that_was_stopped_anywhere_ends_with_the_same_bits(tmp_path, 
 
 
 def test_a_checkpoint_that_is_damaged_or_of_another_training_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(_resuming, "SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "SECONDS", 0.0)
     file, (train, validation) = tmp_path / "checkpoint.pt", sources()
 
     def stop(outputs, batch) -> Loss:

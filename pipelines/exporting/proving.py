@@ -25,8 +25,8 @@ from featurecache.places import placed
 from featurecache.seeding import generator
 from featurecache.stores import open_store
 from pipelines._evaluation import probabilities
-from pipelines._gathering import gathered, some_rows
-from pipelines._predictor import Predictor
+from pipelines.predicting.gathering import gathered, some_rows
+from pipelines.predicting.predictor import Predictor
 
 PROVED = 16
 """Images of a proof."""

@@ -13,7 +13,7 @@ from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTen
 from featurecache.backbones import Backbone
 from featurecache.errors import BackboneError
 from featurecache.seeding import generator
-from pipelines._standalone import prepared
+from pipelines.exporting.standalone import prepared
 
 PROBES = ((48, 40), (40, 97), (301, 200), (224, 224), (20, 20))
 """(height, width) of pictures that the words must prepare to the very bits of the transform."""

@@ -26,8 +26,8 @@ from featurecache.runs import read_run
 from featurecache.sources.images import decoded, grid
 from heads._checkpoint import load_head
 from pipelines._evaluation import answers, probabilities, said
-from pipelines._gathering import Pictures, gathered
 from pipelines._starting import trained_in
+from pipelines.predicting.gathering import Pictures, gathered
 
 OnError = Literal["stop", "skip"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from featurecache.errors import RunError
 from featurecache.features import Task
 from featurecache.metrics import primary
-from pipelines._training import Trained
+from pipelines.training.training import Trained
 
 
 def selected(trained: Sequence[Trained]) -> list[Trained]:

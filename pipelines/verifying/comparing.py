@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from featurecache.features import ArraySpec, Header, as_numbers, differences
 from featurecache.stores import FeatureStore
-from pipelines._differing import ArrayDifference, Comparison
+from pipelines.verifying.differing import ArrayDifference, Comparison
 
 PIECE = 4096
 """Rows held at once."""

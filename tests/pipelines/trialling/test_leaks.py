@@ -9,10 +9,10 @@ import pytest
 
 from featurecache.errors import ConfigError
 from featurecache.stores import open_store
-from pipelines._leaks import arrays_of, near_duplicates
 from pipelines.find_leaks import LeaksConfig, run
 from pipelines.run_protocol import RunProtocolConfig
 from pipelines.run_protocol import run as run_protocol
+from pipelines.trialling.leaks import arrays_of, near_duplicates
 from tests.pipelines.protocols.samples import balanced, store_of
 from tests.pipelines.stores import NAMES, made_store
 

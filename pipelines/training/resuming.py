@@ -15,7 +15,7 @@ import torch
 
 from featurecache.errors import RunError
 from featurecache.files import write_whole
-from pipelines._stack import random_state, set_random_state
+from pipelines.training.stack import random_state, set_random_state
 
 log = logging.getLogger("featurecache")
 

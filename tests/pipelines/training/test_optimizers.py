@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines._optimizers import StackedAdamW, StackedSGD, optimizer_of, set_rates
+from pipelines.training.optimizers import StackedAdamW, StackedSGD, optimizer_of, set_rates
 
 RATES, DECAYS = (0.03, 0.1, 0.001), (0.0, 0.2, 0.05)
 SHAPES = ((4, 5), (5,), ())

@@ -13,7 +13,7 @@ from torch import Tensor
 from featurecache.features import FeatureBatch, Task
 from featurecache.metrics import score
 from featurecache.sources import FeatureSource
-from pipelines._outputs import Model, on_device, outputs_of_all
+from pipelines.training.outputs import Model, on_device, outputs_of_all
 
 Standing = tuple[float, ...]
 """(primary metric, minus the mean loss), higher is better; () where there is nothing to judge by."""

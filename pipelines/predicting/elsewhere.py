@@ -19,9 +19,9 @@ from featurecache.metrics import Measured, measure
 from featurecache.places import is_url, placed
 from featurecache.sources.cached import CachedSource, split_rows
 from featurecache.stores import is_store, open_store
-from pipelines._gathering import some_rows
-from pipelines._outputs import outputs_of
-from pipelines._predictor import OnError, Predictor
+from pipelines.predicting.gathering import some_rows
+from pipelines.predicting.predictor import OnError, Predictor
+from pipelines.training.outputs import outputs_of
 
 Split = Literal["auto", "all", "train", "val", "test"]
 ANY_SPLIT = ("train", "val", "test", "")

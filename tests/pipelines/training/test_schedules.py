@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pipelines._schedules import learning_rates
+from pipelines.training.schedules import learning_rates
 
 BASE = torch.tensor([0.1, 2.0])
 

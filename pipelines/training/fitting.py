@@ -23,14 +23,14 @@ from featurecache.metrics import primary
 from featurecache.progress import Bar, Stopwatch
 from featurecache.seeding import seed_of
 from featurecache.sources import FeatureSource, Order, TrainedSource
-from pipelines._distributed import ALONE, Ranks
-from pipelines._judging import Standing, judged
-from pipelines._optimizers import Rule, grouped_optimizer, optimizer_of, set_rates
-from pipelines._outputs import EVALUATION_BATCH, on_device
-from pipelines._resuming import Checkpoint
-from pipelines._schedules import Schedule, learning_rates
-from pipelines._stack import Member, Stack, set_random_state, stacked
 from pipelines.objectives import Objective
+from pipelines.training.distributed import ALONE, Ranks
+from pipelines.training.judging import Standing, judged
+from pipelines.training.optimizers import Rule, grouped_optimizer, optimizer_of, set_rates
+from pipelines.training.outputs import EVALUATION_BATCH, on_device
+from pipelines.training.resuming import Checkpoint
+from pipelines.training.schedules import Schedule, learning_rates
+from pipelines.training.stack import Member, Stack, set_random_state, stacked
 
 
 @dataclass(frozen=True, kw_only=True)

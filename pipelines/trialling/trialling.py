@@ -20,12 +20,14 @@ from featurecache.runs import RECORD, write_record
 from featurecache.sources.cached import CachedSource
 from heads import HEADS, HeadSpec
 from heads._checkpoint import build_head
-from pipelines._cells import Cell
 from pipelines._evaluation import evaluate, write_predictions
-from pipelines._outputs import outputs_of_all
-from pipelines._selection import selected
-from pipelines._training import Problem, Trained, Training, train_cells
 from pipelines.protocols import Fold, Judge, Part, Plan, Trial
+from pipelines.training.cells import Cell
+from pipelines.training.outputs import outputs_of_all
+from pipelines.training.problem import Problem
+from pipelines.training.selection import selected
+from pipelines.training.settings import Training
+from pipelines.training.training import Trained, train_cells
 
 OF_THE_LOOP = ("momentum", "batch_size", "optimizer", "schedule")
 """What the heads of one read share; settings that differ in it are trained one after the other."""

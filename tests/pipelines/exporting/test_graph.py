@@ -12,7 +12,7 @@ from featurecache.errors import BackboneError
 from featurecache.features import ArraySpec
 from heads import HEADS, HeadSpec
 from heads._checkpoint import build_head
-from pipelines._graph import Program, graph_of, traced
+from pipelines.exporting.graph import Program, graph_of, traced
 from tests.heads.contract import asked, read_by
 from tests.heads.samples import shapes_of
 

@@ -1,0 +1,109 @@
+"""How heads are trained: what every verb that trains lets users say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from featurecache.checks import check
+from featurecache.sources import Order
+from pipelines.training.cells import Settings
+from pipelines.training.fitting import Recipe
+from pipelines.training.optimizers import Rule
+from pipelines.training.schedules import Schedule
+
+LEAST_EPOCHS, LEAST_STEPS = 50, 1000
+"""Of a training whose length nobody said: few rows make few steps an epoch, and a head that is far from its optimum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How heads are trained; the configs of the verbs that train extend it."""
+
+    head: str = "linear"
+    """Which head to train; `featurecache list heads` names them."""
+    layers: str | None = None
+    """Layers the head reads: last, an index, indices such as 0,3,6-11, embedding, mean, or concat; default: the head's own."""
+    tokens: str = "auto"
+    """Kinds of token joined by +, of those in the store; auto is cls, else mean."""
+    head_option: Mapping[str, Any] = field(default_factory=dict)
+    """Option of the head k=v, e.g. start=published; may be given several times."""
+    epochs: int | None = None
+    """Passes over the training rows; default: as many as make 1000 steps, but at least 50."""
+    lr: float | None = None
+    """Learning rate at the start; default: the head's own."""
+    weight_decay: float = 0.01
+    """Decay of the values, decoupled from the gradient under adamw."""
+    batch_size: int = 256
+    """Rows a step."""
+    optimizer: Rule = "adamw"
+    """Rule of the steps."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    schedule: Schedule = "cosine"
+    """Learning rate over the steps: half a cosine to zero, constant, a cosine that changes between epochs, or CoOp's."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises to its base."""
+    warmup_lr: float = 1e-5
+    """Learning rate of the first epoch of the schedule coop."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: weigh classes by the inverse of their frequency among the training rows."""
+    standardise: bool | None = None
+    """Subtract the mean of the training rows and divide by their standard deviation; default: unless the head reads raw features."""
+    views: Literal["all", "clean"] = "all"
+    """Views that training draws from, one a row and step, where the store has several; measuring uses the clean one."""
+    order: Literal["auto", "shuffled", "blocks"] = "auto"
+    """Order of the rows: a new permutation every epoch, or permuted blocks for stores larger than memory; auto decides by size."""
+    seed: int = 0
+    """Seed of the head's start and of dropout."""
+    data_seed: int = 0
+    """Seed of the row order."""
+    device: str = "cpu"
+    """Device to train on: cpu, cuda, cuda:1, auto."""
+    quiet: bool = False
+    """Show no progress."""
+
+    def __post_init__(self) -> None:
+        check(
+            (self.epochs is None or self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
+            (self.lr is None or 0 < self.lr < math.inf, f"lr must be positive and finite, got {self.lr}"),
+            (
+                0 <= self.weight_decay < math.inf,
+                f"weight_decay must be finite and not negative, got {self.weight_decay}",
+            ),
+            (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
+            (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
+            (self.warmup_epochs >= 0, f"warmup_epochs must not be negative, got {self.warmup_epochs}"),
+            (0 < self.warmup_lr < math.inf, f"warmup_lr must be positive and finite, got {self.warmup_lr}"),
+            (0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {self.label_smoothing}"),
+        )
+
+    def settings(self) -> Settings:
+        """Return what the cells of a sweep share."""
+        return Settings(
+            head=self.head, options=self.head_option, layers=self.layers, tokens=self.tokens, lr=self.lr,
+            weight_decay=self.weight_decay, seed=self.seed,
+        )  # fmt: skip
+
+    def recipe(self, rows: int, order: Order) -> Recipe:
+        """Return how the loop is to go over that many training rows."""
+        return Recipe(
+            epochs=self.passes(rows), batch_size=self.batch_size, optimizer=self.optimizer, momentum=self.momentum,
+            schedule=self.schedule, warmup_epochs=self.warmup_epochs, warmup_lr=self.warmup_lr, order=order,
+            data_seed=self.data_seed, device=self.device, quiet=self.quiet,
+        )  # fmt: skip
+
+    def passes(self, rows: int) -> int:
+        """Return the epochs over that many training rows."""
+        if self.epochs is not None:
+            return self.epochs
+        return max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / math.ceil(max(rows, 1) / self.batch_size)))
+
+
+def resolved(training: Training, rows: int) -> Training:
+    """Return the training with its length said, as a run is to record it."""
+    return replace(training, epochs=training.passes(rows))
