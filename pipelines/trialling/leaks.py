@@ -84,7 +84,7 @@ class Whitened:
             values = (self._read(name, rows) - mean.astype(np.float32)) @ map_.astype(np.float32)
             length = np.linalg.norm(values, axis=1, keepdims=True)
             found.append(values / np.maximum(length, np.finfo(np.float32).tiny))
-        return np.concatenate(found, axis=1) / np.float32(np.sqrt(len(found)))
+        return np.asarray(np.concatenate(found, axis=1) / np.float32(np.sqrt(len(found))), dtype=np.float32)
 
 
 def arrays_of(store: FeatureStore) -> list[str]:
@@ -93,7 +93,8 @@ def arrays_of(store: FeatureStore) -> list[str]:
     vectors = {spec.name: spec.tail[0] for spec in header.arrays if len(spec.tail) == 1}
     layers = [name for name in vectors if parse_layer_array(name)]
     if not layers:
-        return [name for name in ("embedding", "projected") if name in vectors][:1] or list(vectors)[:1]
+        joined = [name for name in vectors if name in ("embedding", "projected")]
+        return joined[:1] or list(vectors)[:1]
     indices = sorted({found[1] for name in layers if (found := parse_layer_array(name))})
     for step in range(1, len(indices) + 1):  # the last layer stays
         kept = set(indices[::-1][::step])

@@ -42,7 +42,7 @@ class Outcome:
         table = part.store.table()
         names = [str(name) for name in np.asarray(table.group)[part.rows]]
         keys = np.array([name or f"\0{row}" for name, row in zip(names, part.rows.tolist(), strict=True)])
-        said = pq.read_table(folder / "predictions.parquet")  # type: ignore[no-untyped-call]
+        said = pq.read_table(folder / "predictions.parquet")
         if task == "classification":
             right = np.array(said["label"].to_pylist()) == np.array(said["pred"].to_pylist())
             return cls(keys, right.astype(np.float64), None)

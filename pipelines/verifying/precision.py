@@ -116,7 +116,7 @@ def measure(backbone: Backbone, dataset: ImageDataset, store: FeatureStore, samp
         for name, values in kept.items():
             values.append(outputs[name].float().cpu().numpy()[places])
     targets = np.asarray(store.table().target)[rows]
-    known = targets >= 0 if targets.ndim == 1 else ~np.isnan(targets.astype(np.float64)).any(1)
+    known = np.asarray(targets >= 0 if targets.ndim == 1 else ~np.isnan(targets.astype(np.float64)).any(1))
     reason = _too_few(targets[known])
     precision = str(header.backbone.get("precision", "fp32"))
     remarks = [reason] if reason else []
