@@ -32,7 +32,7 @@ def load(path: Path, module: nn.Module, backbone: Mapping[str, Any]) -> Adapted:
         RunError: the file is damaged, or its values are of another backbone; names what differs.
     """
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["featurecache"])
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         found = differences(of_the_backbone(backbone), of_the_backbone(facts["backbone"]))
