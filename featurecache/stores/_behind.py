@@ -64,6 +64,9 @@ class WriteBehind:
             last.result()
 
     def __enter__(self) -> WriteBehind:
+        # started before there is anything to write: an interrupt while the thread starts would have a second one begin
+        # beside it, and the order of batches and commits is that of one thread
+        self._thread.submit(lambda: None).result()
         return self
 
     def __exit__(

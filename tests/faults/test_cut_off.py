@@ -17,8 +17,8 @@ from featurecache.stores._second_copy import COPY, copy_in
 from tests.faults import test_crash_points as crashes
 from tests.faults.extent import ALL
 from tests.faults.test_bit_flips import flip
-from tests.faults.test_maintenance_steps import die, grow
-from tests.featurecache.stores.contract import files, said, values
+from tests.faults.test_maintenance_steps import die, grow, lasting
+from tests.featurecache.stores.contract import said, values
 from tests.featurecache.stores.test_maintaining import made, small_chunks, table
 
 __all__ = ["small_chunks"]
@@ -84,7 +84,7 @@ def test_a_lost_line_of_a_growth_or_a_deletion_is_in_the_second_copy(act, tmp_pa
     path = made(tmp_path / "x.zarr", rows=40)
     monkeypatch.setattr(zarr_stores.ZarrStore, "finish", lambda store: None)
     act(path)
-    before, records = files(path), _ledger.read_records(path / "ledger.jsonl")[0]
+    before, records = lasting(path), _ledger.read_records(path / "ledger.jsonl")[0]
     changing = next(number for number, one in enumerate(records) if one["kind"] in ("extended", "deleted"))
     start = sum(len(_ledger.encode(record)) for record in records[:changing])
 
@@ -96,7 +96,7 @@ def test_a_lost_line_of_a_growth_or_a_deletion_is_in_the_second_copy(act, tmp_pa
     assert mended[: changing + 1] == records[: changing + 1]
     if act is erase:
         assert not open_store(path).read("embedding", np.array(ERASED)).any()
-        assert files(path) == before
+        assert lasting(path) == before
 
 
 def test_a_copy_that_a_kill_left_behind_is_brought_up_to_date_by_the_next_writer(tmp_path, monkeypatch):
