@@ -86,7 +86,9 @@ def _rows(
     if len(theirs) and (np.diff(theirs) < 0).any():
         found.append(("order of the rows", "its own", "another; rows are joined by sample id"))
     targets = [np.asarray(one.table().target)[rows] for one, rows in ((store, ours), (other, theirs))]
-    if targets[0].shape != targets[1].shape or not np.array_equal(targets[0], targets[1], equal_nan=targets[0].dtype.kind == "f"):
+    if targets[0].shape != targets[1].shape or not np.array_equal(
+        targets[0], targets[1], equal_nan=targets[0].dtype.kind == "f"
+    ):
         found.append(("labels of the samples that both have", "its own", "others"))
     counts = [
         (sum(map(len, s.missing())), *(int(sum(str(text).startswith(kind) for text in s.status())) for kind in GONE))

@@ -17,13 +17,13 @@ from heads import HEADS, HeadSpec
 from heads._checkpoint import build_head, load_head, refusals, save_head
 from pipelines.objectives.cross_entropy import build as objective_of
 from pipelines.training.stack import Stack
-from tests.heads.samples import LAYERS, READ, TASKS, TOWER, Shapes, batches, joined, spec_of
+from tests.heads.samples import LAYERS, READ, READ_BESIDE_TEXTS, TASKS, Shapes, batches, joined, spec_of
 
 
 def read_by(name: str) -> Shapes:
     """Return arrays that the head can read."""
     room = HEADS.load(name)
-    return TOWER if getattr(room, "CONSTANTS", ()) and room.CONSUMES == "all" else READ[room.CONSUMES]
+    return {**READ, **READ_BESIDE_TEXTS}[room.CONSUMES] if getattr(room, "CONSTANTS", ()) else READ[room.CONSUMES]
 
 
 def asked(name: str, task: Task = "classification", parts: Sequence[FeatureBatch] = ()) -> HeadSpec:

@@ -26,6 +26,8 @@ READ: Mapping[str, Shapes] = {
     "last": LAYERS, "all": LAYERS, "tokens": {"layers/all/05": (7, 8)}, "projected": {"projected": 16},
 }  # fmt: skip
 """What a head is given, by what it consumes."""
+READ_BESIDE_TEXTS: Mapping[str, Shapes] = {"last": ONE, "all": TOWER}
+"""The same, of a head that reads arrays of the classes too: one tower, whose layers CLIP's projection takes."""
 CLASSES = 4
 CONSTANTS: Mapping[str, tuple[int, ...]] = {
     "text/embedding": (CLASSES, 2, 16), "text/eot": (4, CLASSES, 2, 6),

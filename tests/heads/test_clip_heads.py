@@ -73,6 +73,28 @@ def test_an_adapter_of_no_share_is_zero_shot_and_of_some_share_a_residual_before
     torch.testing.assert_close(head(images()), zero_shot())
 
 
+def test_a_projection_starts_at_that_of_clip_and_drops_features_of_length_one():
+    wanted = ("text/embedding", "text/image_projection", "text/logit_scale")
+    fitting = spec_of(widths={"layers/cls/05": 8}, constants=wanted)
+    head = build_head("clip_projection", fitting, {"dropout": 0.5}).eval()
+    x = {"layers/cls/05": 7 * torch.randn(9, 8, generator=torch.Generator().manual_seed(3))}
+    classes = F.normalize(F.normalize(fitting.constants["text/embedding"], dim=-1).mean(1), dim=-1)
+    z = F.normalize(x["layers/cls/05"] @ fitting.constants["text/image_projection"][0], dim=-1)
+    scale = fitting.constants["text/logit_scale"].exp().squeeze()
+
+    torch.testing.assert_close(head(x), scale * z @ classes.T)
+    assert {name: tuple(p.shape) for name, p in head.named_parameters()} == {"weight": (8, 16)}
+    head.train()
+    torch.manual_seed(5)
+    said = head(x)
+    torch.manual_seed(5)
+    torch.testing.assert_close(said, scale * F.dropout(z, 0.5) @ classes.T)
+    with pytest.raises(ConfigError, match="one layer of 8 dimensions, .* got layers/cls/05 16. Leave --layers out"):
+        build_head("clip_projection", replace(fitting, shapes={"layers/cls/05": (16,)}), {})
+    with pytest.raises(ConfigError, match=r"dropout must lie in \[0, 1\), got 1.0"):
+        build_head("clip_projection", fitting, {"dropout": 1.0})
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"reduction": 0}, "reduction must be positive, got 0"), ({"ratio": 0.0}, r"ratio must lie in \(0, 1\], got 0.0"),
 ])  # fmt: skip

@@ -69,7 +69,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
 def arrays_of(name: str, store: FeatureStore) -> list[str]:
     if HEADS.load(name).CONSUMES == "projected":
         return ["projected"]
-    return [f"layers/cls/{layer.index:02d}" for layer in store.header.layers]
+    layers = [f"layers/cls/{layer.index:02d}" for layer in store.header.layers]
+    return layers[-1:] if HEADS.load(name).CONSUMES == "last" else layers
 
 
 def spec_from(store: FeatureStore, name: str, source: CachedSource) -> HeadSpec:
@@ -83,7 +84,8 @@ def spec_from(store: FeatureStore, name: str, source: CachedSource) -> HeadSpec:
 @needs_shared
 @pytest.mark.skipif(not TINY.exists(), reason=f"needs the tiny CLIP of {TINY}")
 @pytest.mark.parametrize(("name", "options"), [
-    ("zero_shot", {}), ("clip_linear", {}), ("clip_adapter", {}), ("lfa_clip", {}), ("lfa_clip", {"start": "dg", "rank": 4}),
+    ("zero_shot", {}), ("clip_linear", {}), ("clip_adapter", {}), ("clip_projection", {}), ("lfa_clip", {}),
+    ("lfa_clip", {"start": "dg", "rank": 4}),
 ])  # fmt: skip
 def test_a_head_learns_from_the_store_and_says_the_same_when_it_is_loaded(store, name, options, tmp_path):
     train, val = (CachedSource(store, arrays_of(name, store), split_rows(store, split)) for split in ("train", "val"))
@@ -99,6 +101,10 @@ def test_a_head_learns_from_the_store_and_says_the_same_when_it_is_loaded(store,
     losses = [torch.nn.functional.cross_entropy(logits, targets).item() for logits in (start, learned)]
     assert (losses[1] < 0.9 * losses[0]) if list(head.parameters()) else torch.equal(start, learned)
     save_head(tmp_path, head, name, spec, options)
+    if name == "clip_projection":
+        projected = CachedSource(store, ["projected"], train.rows)
+        zero_shot = build_head("zero_shot", spec_from(store, "zero_shot", projected), {})
+        torch.testing.assert_close(start, outputs_of(zero_shot, projected, "cpu")[0], rtol=0.02, atol=0.02)
     again, _ = load_head(tmp_path)
     for source in (train, val):
         assert torch.equal(outputs_of(again, source, "cpu")[0], outputs_of(head, source, "cpu")[0])
@@ -107,7 +113,7 @@ def test_a_head_learns_from_the_store_and_says_the_same_when_it_is_loaded(store,
 @needs_shared
 @pytest.mark.skipif(not TINY.exists(), reason=f"needs the tiny CLIP of {TINY}")
 def test_the_verb_trains_each_beside_the_others_and_zero_shot_needs_no_label(store, tmp_path):
-    sweep = {"head": "zero_shot,clip_linear,clip_adapter,lfa_clip,linear", "seed": "0,1"}
+    sweep = {"head": "zero_shot,clip_linear,clip_adapter,clip_projection,lfa_clip,linear", "seed": "0,1"}
 
     record = train_head(
         TrainHeadConfig(store=store.path, out=tmp_path / "run", sweep=sweep, epochs=5, quiet=True)
