@@ -14,6 +14,7 @@ from math import gcd, lcm
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from featurecache.errors import StoreDamagedError, StoreError
@@ -69,7 +70,7 @@ class ChunkWriter:
         for offset, count, index, inside in self._pieces(start, len(values)):
             for place, view in enumerate(views):
                 key = chunk_key(index, view, len(self.spec.tail))
-                self._append(key, inside, values[offset : offset + count, place].tobytes(), count)
+                self._append(key, inside, as_bytes(values[offset : offset + count, place]), count)
                 if inside + count == self.rows_per_chunk:
                     self._closing.append(pool.submit(_sync_and_close, self._open.pop(key)))
 
@@ -81,7 +82,7 @@ class ChunkWriter:
             yield done, piece, index, inside
             done += piece
 
-    def _append(self, key: str, inside: int, content: bytes, count: int) -> None:
+    def _append(self, key: str, inside: int, content: memoryview, count: int) -> None:
         rows, crc = self.state.get(key, (0, 0))
         if inside == 0:
             rows, crc = 0, 0
@@ -125,7 +126,12 @@ class ChunkWriter:
         self._open.clear()
 
 
-def write_all(descriptor: int, content: bytes, offset: int) -> None:
+def as_bytes(values: npt.NDArray[Any]) -> memoryview:
+    """Return the bytes of an array in C order, of one that is in this order without a copy."""
+    return np.ascontiguousarray(values).data.cast("B")
+
+
+def write_all(descriptor: int, content: bytes | memoryview, offset: int) -> None:
     view = memoryview(content)
     while view:
         written = os.pwrite(descriptor, view, offset)
