@@ -27,8 +27,8 @@ def optimizer_of(
         return StackedAdamW(parameters, settings) if rule == "adamw" else StackedSGD(parameters, settings, momentum)
     rate, decay = float(lr), float(weight_decay)
     if rule == "adamw":
-        return AdamW(parameters, lr=rate, weight_decay=decay)
-    return SGD(parameters, lr=rate, weight_decay=decay, momentum=momentum)
+        return AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    return SGD(parameters, lr=rate, weight_decay=decay, momentum=momentum, fused=True)
 
 
 def grouped_optimizer(
