@@ -46,22 +46,24 @@ class LayerAttention(nn.Module):
 
     def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """L arrays of (B, D_l) -> (B, C) logits."""
-        layers = self._layers(arrays)
-        values = torch.stack([value(x) for value, x in zip(self.values, layers, strict=True)], dim=1)
-        return torch.einsum("bl,blc->bc", self._weights(layers), values) + self.bias
+        columns = self._columns(arrays)
+        weights = self._weights(columns)
+        values = [value.weight @ x for value, x in zip(self.values, columns, strict=True)]
+        return torch.stack([a * value for a, value in zip(weights, values, strict=True)]).sum(0).mT + self.bias
 
     def attention(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """L arrays of (B, D_l) -> (B, L) weights of the layers, each row summing to one."""
-        return self._weights(self._layers(arrays))
+        return self._weights(self._columns(arrays)).mT
 
-    def _layers(self, arrays: Mapping[str, Tensor]) -> list[Tensor]:
-        return [F.dropout(x, self.dropout, self.training) for x in self.inputs(arrays)]
+    def _columns(self, arrays: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return L arrays of (D_l, B): W x for every row is then one product, however many heads a stack has."""
+        return [F.dropout(x, self.dropout, self.training).mT for x in self.inputs(arrays)]
 
-    def _weights(self, layers: list[Tensor]) -> Tensor:
-        query = self.query(layers[-1])
-        keys = torch.stack([key(x) for key, x in zip(self.keys, layers, strict=True)], dim=1)
-        scores = torch.einsum("be,ble->bl", query, keys) / math.sqrt(query.shape[-1])
-        return scores.softmax(dim=-1)
+    def _weights(self, columns: list[Tensor]) -> Tensor:
+        """L arrays of (D_l, B) -> (L, B)."""
+        query = self.query.weight @ columns[-1]
+        scores = [(query * (key.weight @ x)).sum(0) for key, x in zip(self.keys, columns, strict=True)]
+        return (torch.stack(scores) / math.sqrt(len(query))).softmax(0)
 
     def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
         """Set the values to a closed form under uniform attention; returns what was chosen, for the record.

@@ -27,8 +27,8 @@ def optimizer_of(
         return StackedAdamW(parameters, settings) if rule == "adamw" else StackedSGD(parameters, settings, momentum)
     rate, decay = float(lr), float(weight_decay)
     if rule == "adamw":
-        return AdamW(parameters, lr=rate, weight_decay=decay)
-    return SGD(parameters, lr=rate, weight_decay=decay, momentum=momentum)
+        return AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    return SGD(parameters, lr=rate, weight_decay=decay, momentum=momentum, fused=True)
 
 
 def grouped_optimizer(
@@ -79,8 +79,10 @@ class StackedAdamW(Optimizer):
                 p.mul_(1 - lr * decay)
                 state["exp_avg"].lerp_(p.grad, 1 - first)
                 state["exp_avg_sq"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
-                scale = (state["exp_avg_sq"].sqrt() / (1 - second ** state["step"]) ** 0.5).add_(eps)
-                p.sub_(lr / (1 - first ** state["step"]) * (state["exp_avg"] / scale))
+                # in place: new memory for every intermediate value costs more than the arithmetic
+                way = state["exp_avg_sq"].sqrt().div_((1 - second ** state["step"]) ** 0.5).add_(eps)
+                torch.div(state["exp_avg"], way, out=way)
+                p.addcmul_(way, lr / (first ** state["step"] - 1))
 
 
 class StackedSGD(Optimizer):
