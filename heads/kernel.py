@@ -58,8 +58,8 @@ class Kernel(nn.Module):
     def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """L arrays of (B, D_l) -> (B, C) logits."""
         marks = torch.split(self.landmarks.to(self.weight.dtype), list(self.inputs.widths), dim=1)
-        pieces = zip(*(x.split(PIECE) for x in self.inputs(arrays)), strict=True)
-        return torch.cat([likeness(rows, marks, self.shape) @ self.weight + self.bias for rows in pieces])
+        parts = _pieces(self.inputs(arrays))
+        return torch.cat([likeness(rows, marks, self.shape) @ self.weight + self.bias for rows in parts])
 
     def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
         """Choose landmarks and lambda, from batches that are walked four times."""
@@ -96,8 +96,15 @@ class _Lifted(Inputs):
 
     def joined(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """L arrays of (B, D_l) -> (B, R), whose inner products are the kernel."""
-        pieces = zip(*(x.split(PIECE) for x in self.read(arrays)), strict=True)
-        return torch.cat([likeness(rows, self.marks, self.shape).double() @ self.root for rows in pieces])
+        parts = _pieces(self.read(arrays))
+        return torch.cat([likeness(rows, self.marks, self.shape).double() @ self.root for rows in parts])
+
+
+def _pieces(arrays: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """L arrays of (B, D_l) -> the same rows, at most `PIECE` at a time; all of them in a graph, where B is free."""
+    if torch.compiler.is_exporting():
+        return [tuple(arrays)]
+    return list(zip(*(values.split(PIECE) for values in arrays), strict=True))
 
 
 def likeness(rows: Sequence[Tensor], marks: Sequence[Tensor], shape: Shape) -> Tensor:

@@ -62,13 +62,16 @@ class Neighbours(nn.Module):
         weights = (closeness / self.temperature).softmax(dim=-1)
         said = self.votes[places]
         if self.task == "classification":
-            share = weights.new_zeros(len(weights), self.classes).scatter_add(-1, said, weights)
+            share = weights.new_zeros(weights.shape[0], self.classes).scatter_add(-1, said, weights)
             return share.clamp_min(FLOOR).log()
         mean = torch.einsum("bk,bkc->bc", weights, said.float())
         return mean if self.task == "regression" else mean.clamp(FLOOR, 1 - FLOOR).logit()
 
     def _nearest(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D) directions -> (B, k) cosines of the nearest rows and their places, from pieces of the rows."""
+        if torch.compiler.is_exporting():  # how many rows a piece has would fix the number of images in the graph
+            near = (features @ self.rows.to(features.dtype).T).topk(min(self.k, len(self.rows)), dim=-1)
+            return near.values, near.indices
         closeness = features.new_zeros(len(features), 0)
         places = torch.zeros(len(features), 0, dtype=torch.int64, device=features.device)
         step = max(self.k, PIECE // max(1, len(features)))

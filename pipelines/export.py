@@ -27,6 +27,7 @@ from featurecache.files import json_bytes, sync_folder, write_atomic, write_whol
 from featurecache.reports import Table
 from featurecache.runs import RECORD, read_run
 from heads._checkpoint import BUILD
+from pipelines._starting import trained_in
 from pipelines.exporting import standalone
 from pipelines.exporting.graph import Program, graph_of, traced
 from pipelines.exporting.model_card import licence_of, model_card
@@ -38,7 +39,8 @@ from pipelines.predicting.predictor import Predictor
 FORMAT = 1
 """Of config.json; raise it when an older predict.py would misread a newer folder."""
 TRAINING = (
-    "epochs", "lr", "weight_decay", "batch_size", "optimizer", "schedule", "label_smoothing", "class_weights", "seed", "data_seed",
+    "peft", "epochs", "lr", "backbone_lr", "weight_decay", "batch_size", "optimizer", "schedule", "label_smoothing",
+    "class_weights", "augment", "seed", "data_seed",
 )  # fmt: skip
 """Settings of a run that the model card repeats."""
 
@@ -48,7 +50,7 @@ class ExportConfig:
     """Write a run as one folder that checks itself and predicts without featurecache: backbone, head and preprocessing."""
 
     run_folder: Path
-    """Run folder written by train-head."""
+    """Run folder written by train-head or train-online."""
     out: Path
     """Folder to write; must not exist."""
     onnx: bool = False
@@ -87,7 +89,7 @@ class ExportReport:
 def _found(name: str, found: Mapping[str, Any]) -> str:
     labels = f", {found['labels_equal']} of {found['images']} labels equal" if "labels_equal" in found else ""
     stored = (
-        f"; largest difference of a probability to the stored rows' {found['largest_difference_to_stored']:.2e}"
+        f"; largest difference to what the run predicted {found['largest_difference_to_stored']:.2e}"
         if "largest_difference_to_stored" in found
         else ""
     )
@@ -172,8 +174,8 @@ def _facts(run: Path, settings: Mapping[str, Any], predictor: Predictor) -> dict
         "head": json.loads((run / BUILD).read_text(encoding="utf-8")), "features": features,
         "metrics": record["metrics"], "selected_by": record["selected_by"], "rows": record["rows"],
         "licence": licence_of(predictor.backbone),
-        "training": {name: settings[name] for name in TRAINING if name in settings} if record["trained_parameters"] else {},
-        "environment": record["environment"],
+        "training": {name: settings[name] for name in TRAINING if settings.get(name) is not None} if record["trained_parameters"] else {},
+        "trained_backbone_parameters": record.get("trained_backbone_parameters", 0), "environment": record["environment"],
     }  # fmt: skip
 
 
@@ -188,7 +190,9 @@ def _for_onnx(config: ExportConfig, predictor: Predictor, program: Any) -> Any:
     origin = dict(predictor.record["features"]["origin"])
     name = origin.pop("name")
     given = {**origin, "precision": "fp32", **({"weights": config.weights} if config.weights else {})}
-    whole = Predictor(load_backbone(name, BackboneOptions(**given)), predictor.head, predictor.record)
+    backbone = load_backbone(name, BackboneOptions(**given))
+    trained_in(config.run_folder, backbone)
+    whole = Predictor(backbone, predictor.head, predictor.record)
     return traced(_program(whole), whole.backbone.input_size)[0]
 
 

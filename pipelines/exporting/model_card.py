@@ -35,8 +35,13 @@ def _what(config: Mapping[str, Any]) -> str:
     backbone, head = config["features"]["backbone"]["name"], config["head"]["head"]
     return (
         f"# {head} on {backbone}\n\nAn image goes in, a {config['task']} of {len(classes)} comes out: {named}.\n"
-        f"A frozen backbone, `{backbone}`, with the head `{head}` on its features, as one graph.\n"
+        f"{_trained(config)}, `{backbone}`, with the head `{head}` on its features, as one graph.\n"
     )
+
+
+def _trained(config: Mapping[str, Any]) -> str:
+    count = config["trained_backbone_parameters"]
+    return f"A backbone of which {count:,} values were trained together with the head" if count else "A frozen backbone"
 
 
 def _use(config: Mapping[str, Any], onnx: bool) -> str:
@@ -112,7 +117,7 @@ def _proof(record: Mapping[str, Any]) -> str:
     )
     text += f"; {proof['labels_equal']} of {proof['images']} labels are equal" if "labels_equal" in proof else ""
     text += (
-        f"; probabilities differ from those of the stored rows by at most {proof['largest_difference_to_stored']:.3g}"
+        f"; answers differ from those in the run's predictions by at most {proof['largest_difference_to_stored']:.3g}"
         if "largest_difference_to_stored" in proof
         else ""
     )

@@ -88,6 +88,9 @@ def evidence_of(run: Path, settings: Mapping[str, Any], record: Mapping[str, Any
 
 
 def _dataset(settings: Mapping[str, Any], data: str | None) -> ImageDataset:
+    """Return the images that a run was trained on: those of its store, or, where it was trained online, its own."""
+    if "store" not in settings:
+        return open_dataset(data or settings["data"], task=settings["task"], fingerprint="names")
     try:
         store = open_store(placed(settings["store"]))
     except FeatureCacheError:
@@ -146,7 +149,7 @@ def _against_stored(theirs: npt.NDArray[Any], stored: npt.NDArray[Any], predicto
     exact = made.get("precision", "fp32") == "fp32" and decoder_known_by(made) == "pillow"
     if exact and not worst <= STORED_TOLERANCE * max(scale, 1e-6):
         raise RunError(
-            f"the folder, on images, gives other answers than the run gave on their rows in the store: they differ by "
+            f"the folder, on images, gives other answers than the run gave when it was trained: they differ by "
             f"{worst:.3g}. Nothing was written. Are these the run's images? Name them with --data."
         )
     found: dict[str, Any] = {"largest_difference_to_stored": worst}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 SECTIONS = Registry("section", "pipelines.sections")
-ORDER = ("summary", "layers", "sweep", "curves", "confusion", "attention", "neighbours", "labels")
+ORDER = ("summary", "compared", "layers", "sweep", "curves", "confusion", "attention", "neighbours", "labels")
 """From the answer to its grounds; what is not named here comes last."""
+
+STROKES = ("-", "--", "-.", ":")
+"""Of lines in one drawing, in turn: where two lie on each other, both are seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,12 @@ class Run:
 
     @cached_property
     def store(self) -> FeatureStore | None:
-        """The store that the run was trained on; None where it is gone or is another one now, which is noted."""
+        """The store that the run was trained on; None where it is gone, is another one now, or never was: that is noted."""
+        if "store" not in self.config:
+            self.problems.append(
+                f"{self.name} was trained on images, not on a store, so nothing is said of its features"
+            )
+            return None
         place = placed(self.config["store"])
         try:
             found = open_store(place) if store_exists(place) else None
@@ -157,6 +166,19 @@ class Page:
     runs: Sequence[Run]
     picture: Callable[[str], str | None] = lambda sample_id: None
     """Sample id -> address of a small picture of it, where there is one."""
+
+
+def shown(measured: Any) -> str:
+    """Return a metric of a record with its interval; nothing where it was not measured."""
+    if not isinstance(measured, dict) or measured["value"] is None:
+        return ""
+    return f"{measured['value']:.4f} [{measured['low']:.4f}, {measured['high']:.4f}]"
+
+
+def history_of(run: Run) -> list[dict[str, Any]]:
+    """Return what a run noted of its epochs; nothing where it was solved at once."""
+    path = run.folder / "history.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def drawn(canvas: Canvas, caption: str) -> Figure:

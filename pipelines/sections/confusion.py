@@ -31,7 +31,7 @@ def section(page: Page) -> Section | None:
             figures.append(
                 heat_map(share, run.class_names, run.class_names, f"{run.name}: label (row) answered as (column)")
             )
-        tables.append(_pairs(run, counts))
+        tables += _pairs(run, counts)
         recalls = [
             (name, int(n), f"{share[c, c]:.4f}" if n else "")
             for c, (name, n) in enumerate(zip(run.class_names, total, strict=True))
@@ -48,10 +48,10 @@ def _counts(run: Run) -> Any:
     return counts
 
 
-def _pairs(run: Run, counts: Any) -> Table:
+def _pairs(run: Run, counts: Any) -> list[Table]:
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
     places = [tuple(map(int, np.unravel_index(place, wrong.shape))) for place in order]
     rows = [(run.class_names[a], run.class_names[b], int(wrong[a, b])) for a, b in places if wrong[a, b]]
-    return Table(f"{run.name}: confused most", ("label", "answer", "rows"), rows)
+    return [Table(f"{run.name}: confused most", ("label", "answer", "rows"), rows)] if rows else []

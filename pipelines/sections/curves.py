@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from pipelines.sections import Figure, Page, Run, Section, drawn, sheet
+from pipelines.sections import STROKES, Figure, Page, Section, drawn, history_of, sheet
 
 
 def section(page: Page) -> Section | None:
     """Draw one line a run that was trained by steps; the epoch whose values were kept is marked."""
-    lines = {run.name: line for run in page.runs if len(line := _history(run)) > 1}
+    lines = {run.name: line for run in page.runs if len(line := history_of(run)) > 1}
     best = {run.name: run.record["best_epoch"] for run in page.runs}
     if not lines:
         return None
@@ -20,19 +19,15 @@ def section(page: Page) -> Section | None:
     return Section(title="Training", text=text, figures=figures, values=lines)
 
 
-def _history(run: Run) -> list[dict[str, Any]]:
-    path = run.folder / "history.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def _figure(name: str, lines: dict[str, list[dict[str, Any]]], best: dict[str, int]) -> Figure:
     canvas, axes = sheet(6, 3)
-    for run, line in lines.items():
+    for number, (run, line) in enumerate(lines.items()):
         points = [(entry["epoch"], entry[name]) for entry in line if entry.get(name) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), label=run)
+            axes.plot(*zip(*points, strict=True), label=run, linestyle=STROKES[number % len(STROKES)])
             kept = [point for point in points if point[0] == best[run]]
             axes.plot(*zip(*kept, strict=True), "o", color=axes.lines[-1].get_color()) if kept else None
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
     axes.set_ylabel(name)
     axes.legend(fontsize=7) if len(lines) > 1 else None

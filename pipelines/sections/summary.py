@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from featurecache.reports import Table
-from pipelines.sections import Page, Run, Section
+from pipelines.sections import Page, Run, Section, shown
 
 
 def section(page: Page) -> Section:
     """Show one line a run and split."""
     names = list(dict.fromkeys(name for run in page.runs for name in _metrics(run)))
     rows = [
-        (run.name, run.record["head"], _arrays(run), split, *(_shown(found.get(name)) for name in names))
+        (run.name, run.record["head"], _arrays(run), split, *(shown(found.get(name)) for name in names))
         for run in page.runs
         for split, found in run.record["metrics"].items()
     ]
@@ -39,14 +39,8 @@ def _metrics(run: Run) -> list[str]:
 
 
 def _arrays(run: Run) -> str:
-    arrays = run.record["arrays"]
+    arrays = [name.removeprefix("layers/") for name in run.record["arrays"]]
     return ", ".join(arrays) if len(arrays) <= 2 else f"{arrays[0]} ... {arrays[-1]} ({len(arrays)})"
-
-
-def _shown(measured: Any) -> str:
-    if not isinstance(measured, dict) or measured["value"] is None:
-        return ""
-    return f"{measured['value']:.4f} [{measured['low']:.4f}, {measured['high']:.4f}]"
 
 
 def _values(run: Run) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from featurecache.reports import Table
-from pipelines.sections import Figure, Page, Run, Section, drawn, sheet
+from pipelines.sections import Figure, Page, Run, Section, drawn, sheet, shown
 
 SHOWN = 40
 
@@ -18,9 +18,10 @@ def section(page: Page) -> Section | None:
     tables, figures = [], []
     for run in swept:
         lines, metric = run.record["sweep"]["cells"], run.record["selected_by"].replace(" ", "_")
-        columns = [name for name in lines[0] if name not in ("parameters", "trained_parameters", "arrays")]
+        columns = [name for name in lines[0] if _told(name, lines)]
         alive = sorted((line for line in lines if line[metric] is not None), key=lambda line: -line[metric])
         notes = [f"{len(lines)} cells; the others are in {run.name}/sweep.csv"] if len(lines) > SHOWN else []
+        notes += _tested(run)
         rows = [tuple(_text(line.get(name)) for name in columns) for line in alive[:SHOWN]]
         tables.append(Table(run.name, columns, rows, notes))
         figures += [_figure(run, axis, alive, metric) for axis in _axes(alive)]
@@ -29,7 +30,26 @@ def section(page: Page) -> Section | None:
     )
 
 
+def _told(column: str, lines: list[dict[str, Any]]) -> bool:
+    """Return whether a column says something here that no other one says."""
+    known = column in ("parameters", "trained_parameters", "arrays")
+    return not known and any(line.get(column) is not None for line in lines)
+
+
+def _tested(run: Run) -> list[str]:
+    """Return what test says of the chosen cell, and how to hear it of the others."""
+    metric = run.record["selected_by"].partition(" ")[2]
+    found = shown(run.record["metrics"].get("test", {}).get(metric))
+    return (
+        [f"test {metric} of the chosen cell: {found}. Others have one when they are runs of their own."]
+        if found
+        else []
+    )
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -19,6 +19,8 @@ from pipelines.export import ExportConfig, run
 from pipelines.exporting import onnx_file, standalone
 from pipelines.exporting.proving import ALONE, evidence_of, proved
 from pipelines.predicting.predictor import Predictor
+from pipelines.train_online import run as train_online
+from tests.pipelines.online_samples import online, photos
 from tests.pipelines.pictures import CLASSES, picture, pictures, place_with_runs
 
 
@@ -60,6 +62,59 @@ def test_a_folder_alone_says_of_jpeg_files_what_the_run_says(place, head):
     np.testing.assert_allclose(probabilities, predictor.predict_proba(paths), atol=1e-4)
     assert record["proof"]["largest_difference"] <= record["proof"]["tolerance"] < 0.1
     assert record["proof"]["labels_equal"] == record["proof"]["labels_equal_to_stored"] == 16
+
+
+@pytest.fixture(scope="module")
+def trained_online(tmp_path_factory) -> Path:
+    """A folder with pictures and `full`, a run that trained its backbone on them."""
+    place = tmp_path_factory.mktemp("online")
+    photos(place / "photos", each=12)
+    train_online(online(place / "photos", place / "full", peft="full", backbone_lr=1e-3, epochs=1))
+    return place
+
+
+def test_a_run_that_trained_its_backbone_is_exported_with_what_it_trained(trained_online, tmp_path):
+    run_folder, out = trained_online / "full", tmp_path / "out"
+
+    record = run(ExportConfig(run_folder=run_folder, out=out)).record
+
+    learned, held = load_file(run_folder / "backbone.safetensors"), load_file(out / "model.safetensors")
+    assert all(torch.equal(held[f"backbone.{name}"], value) for name, value in learned.items())
+    assert record["proof"]["of"] == "images of rows the run has predicted"
+    assert record["proof"]["largest_difference_to_stored"] < 1e-4
+    card = (out / "README.md").read_text()
+    assert f"A backbone of which {sum(v.numel() for v in learned.values()):,} values were trained" in card
+    assert "'peft': 'full'" in card and str(trained_online) not in card
+
+
+def test_a_run_that_trained_only_a_head_online_is_exported_too(trained_online, tmp_path):
+    train_online(online(trained_online / "photos", tmp_path / "run", peft="linear", epochs=1))
+
+    record = run(ExportConfig(run_folder=tmp_path / "run", out=tmp_path / "out")).record
+
+    assert record["proof"]["labels_equal_to_stored"] == record["proof"]["images"]
+    assert "A frozen backbone" in (tmp_path / "out/README.md").read_text()
+
+
+def test_images_of_an_online_run_that_are_gone_are_named_with_data(trained_online, tmp_path):
+    settings, record = (json.loads((trained_online / "full" / n).read_text()) for n in ("config.json", "record.json"))
+    moved = {**settings, "data": str(tmp_path / "gone")}
+
+    drawn = evidence_of(trained_online / "full", moved, record, None)
+    named = evidence_of(trained_online / "full", moved, record, str(trained_online / "photos"))
+
+    assert drawn.what.startswith("drawn pictures: the images of the run are not at hand") and drawn.stored is None
+    assert named.what == "images of rows the run has predicted"
+
+
+def test_what_goes_into_onnx_of_a_half_precision_run_is_what_it_trained(trained_online, tmp_path):
+    config = ExportConfig(run_folder=tmp_path / "run", out=tmp_path / "out", onnx=True)
+    train_online(online(trained_online / "photos", tmp_path / "run", peft="full", precision="bf16", epochs=1))
+
+    program = export._for_onnx(config, Predictor.load(tmp_path / "run"), None)
+
+    learned = load_file(tmp_path / "run/backbone.safetensors")
+    assert all(torch.equal(program.state_dict[f"backbone.{name}"], value) for name, value in learned.items())
 
 
 def test_a_graph_of_one_image_is_given_one_at_a_time(copied, place):

@@ -22,6 +22,8 @@ from pipelines.sections import SECTIONS, Run
 from pipelines.sections._near import nearest_training_rows
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as train
+from pipelines.train_online import run as train_online
+from tests.pipelines.online_samples import online, photos
 from tests.pipelines.stores import made_store
 
 SHOWN_OF_A_CLASSIFIER = {"summary", "layers", "sweep", "curves", "confusion", "attention", "neighbours", "labels"}
@@ -71,7 +73,7 @@ class References(html.parser.HTMLParser):
 
 def test_it_shows_everything_that_runs_of_a_classification_have(page):
     assert set(values_in(page)) == SHOWN_OF_A_CLASSIFIER
-    assert set(SECTIONS.names()) == SHOWN_OF_A_CLASSIFIER, "a new section is to be shown here"
+    assert set(SECTIONS.names()) == SHOWN_OF_A_CLASSIFIER | {"compared"}, "a new section is to be shown here"
 
 
 def test_it_is_whole_and_fetches_nothing(page):
@@ -109,6 +111,48 @@ def test_attention_sums_to_one_by_class_and_by_image(page):
     lines = [found["lfa"]["mean"], *found["lfa"]["by_class"].values(), *found["lfa"]["images"].values()]
     np.testing.assert_allclose(np.array(lines).sum(1), 1, rtol=1e-5)
     assert len(found["lfa"]["mean"]) == 3
+
+
+def test_the_starts_of_lfa_stand_beside_each_other_with_validation_test_and_a_curve_each(digits_store, tmp_path):
+    starts = ("ridge", "probe", "published")
+    for start in starts:
+        settings = {"head": "lfa", "head_option": {"start": start} if start != "ridge" else {}, "epochs": 2}
+        train(TrainHeadConfig(store=digits_store, out=tmp_path / "runs" / f"a-{start}", quiet=True, **settings))
+
+    run(ReportConfig(runs=(tmp_path / "runs",), out=tmp_path / "report.html"))
+
+    page = (tmp_path / "report.html").read_text()
+    assert values_in(page)["compared"] == {f"a-{start}": {"start": start} for start in sorted(starts)}
+    part = re.search(r'<section id="compared">(.*?)</section>', page, re.S)[1]
+    (drawing,) = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", part)
+    for start in starts:
+        metrics = json.loads((tmp_path / "runs" / f"a-{start}/record.json").read_text())["metrics"]
+        (line,) = re.findall(rf"<tr><td>{start}</td>.*?</tr>", part, re.S)
+        for split in ("val", "test"):
+            assert f"<td>{metrics[split]['top1']['value']:.4f} [{metrics[split]['top1']['low']:.4f}" in line
+        assert f"start={start} (a-{start})" in base64.b64decode(drawing).decode()
+
+
+def test_a_sweep_over_starts_shows_all_on_validation_and_the_chosen_one_on_test(digits_store, tmp_path):
+    sweep = {"head": "lfa", "sweep": {"start": "ridge,probe,published"}, "epochs": 1}
+    found = train(TrainHeadConfig(store=digits_store, out=tmp_path / "run", quiet=True, **sweep)).record
+
+    run(ReportConfig(runs=(tmp_path / "run",), out=tmp_path / "report.html"))
+
+    page = (tmp_path / "report.html").read_text()
+    part = re.search(r'<section id="sweep">(.*?)</section>', page, re.S)[1]
+    assert set(re.findall(r"<tr><td>(\w+)</td>", part)) == {"ridge", "probe", "published"}
+    assert f"test top1 of the chosen cell: {found['metrics']['test']['top1']['value']:.4f}" in part
+    assert "compared" not in values_in(page)
+
+
+def test_a_run_of_images_has_a_page_that_says_that_there_is_no_store(tmp_path):
+    train_online(online(photos(tmp_path / "photos", each=8), tmp_path / "run", peft="full", epochs=1))
+
+    written = run(ReportConfig(runs=(tmp_path / "run",), out=tmp_path / "report.html"))
+
+    assert written.notes == ["run was trained on images, not on a store, so nothing is said of its features"]
+    assert set(values_in((tmp_path / "report.html").read_text())) == {"summary", "curves", "confusion"}
 
 
 def test_scores_and_probes_are_mapped_by_layer(page):

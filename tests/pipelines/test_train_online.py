@@ -31,7 +31,8 @@ from tests.pipelines.online_samples import CLASSES, TINY, online, photos
 
 FULL = {"peft": "full", "head": "lfa", "head_option": {"start": "published"}, "backbone_lr": 1e-3}
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
-HEADS_COMPARED = ("linear", "lfa")
+HEADS_COMPARED = {"linear": "auto", "mlp": "auto", "lfa": "auto", "attentive": "all"}
+"""Heads without dropout, and the tokens that they read."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def data(tmp_path_factory):
 def store(data):
     """The features of the pictures as float32."""
     path = data.parent / "photos.zarr"
-    extract(SaveFeaturesConfig(data=str(data), out=path, dtype="float32", quiet=True, **TINY))
+    extract(SaveFeaturesConfig(data=str(data), out=path, dtype="float32", tokens="cls+all", quiet=True, **TINY))
     return path
 
 
@@ -68,17 +69,17 @@ class TestOfflineIsOnline:
 
     @pytest.mark.parametrize("name", HEADS_COMPARED)
     def test_batches_logits_and_gradients_are_equal(self, data, store, tmp_path, name):
-        plan = planned(online(data, tmp_path / "run", head=name))
-        cached = CachedSource(open_store(store), list(plan.spec.shapes), np.array([], dtype=np.int64))
-        with images_of(plan, online(data, tmp_path / "run"), ALONE) as images:
-            sources, _ = sources_of(plan, images, online(data, tmp_path / "run"), ALONE)
+        config = online(data, tmp_path / "run", head=name, tokens=HEADS_COMPARED[name])
+        plan = planned(config)
+        with images_of(plan, config, ALONE) as images:
+            sources, _ = sources_of(plan, images, config, ALONE)
             live = sources["train"]
             cached = CachedSource(open_store(store), list(plan.spec.shapes), live.rows)
             pairs = list(
                 zip(*(one.batches(8, order="shuffled", seed=seed_of(1)) for one in (cached, live)), strict=True)
             )
             torch.manual_seed(0)
-            head, _, _ = module._started(plan, live, online(data, tmp_path / "run", head=name))
+            head, _, _ = module._started(plan, live, config)
 
         for offline, now in pairs:
             assert offline.rows.tolist() == now.rows.tolist()
@@ -95,7 +96,7 @@ class TestOfflineIsOnline:
 
     @pytest.mark.parametrize("name", HEADS_COMPARED)
     def test_after_twenty_steps_the_heads_are_equal(self, data, store, tmp_path, name):
-        shared = {"head": name, "epochs": 5, "batch_size": 8, "lr": 1e-3, "quiet": True}
+        shared = {"head": name, "tokens": HEADS_COMPARED[name], "epochs": 5, "batch_size": 8, "lr": 1e-3, "quiet": True}
 
         run_cached(TrainHeadConfig(store=store, out=tmp_path / "cached", **shared))
         done = run(online(data, tmp_path / "online", **shared)).record

@@ -1,9 +1,10 @@
-"""Whatever head is built: as text over torch's operators it gives the same logits, for any number of images."""
+"""Whatever head is trained: as text over torch's operators it gives the same logits, for any number of images."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,15 @@ from featurecache.features import ArraySpec
 from heads import HEADS, HeadSpec
 from heads._checkpoint import build_head
 from pipelines.exporting.graph import Program, graph_of, traced
-from tests.heads.contract import asked, read_by
+from pipelines.exporting.onnx_file import write_onnx
+from tests.heads.contract import read_by, ready
 from tests.heads.samples import shapes_of
 
 SIZE = (3, 4, 4)
+COUNTS = (1, 4, 300)
+"""Images of a pass: more than any head looks at together, where it goes in pieces."""
+ONE_AT_A_TIME = ("lfa_clip",)
+"""Heads whose code fixes the number of images."""
 
 
 class Maps(nn.Module):
@@ -40,26 +46,49 @@ def program_of(head: nn.Module, shapes: dict[str, tuple[int, ...]], dtype: str =
     return Program(backbone, head, arrays, ["cls"]).eval().requires_grad_(False)
 
 
-def followed(program: Program, images: Tensor) -> Tensor:
-    """Return what the text of the graph gives, with nothing but its tensors."""
+def followed(program: Program, images: Tensor) -> tuple[Tensor, int | None]:
+    """Return what the text of the graph gives, with nothing but its tensors, for passes of `COUNTS` images where it may."""
     found, batch = traced(program, SIZE)
     graph = graph_of(found, batch)
     names: dict[str, object] = {}
     exec(graph.source, names)
     tensors = [graph.tensors[name] for name in names["TENSORS"]]
-    return torch.cat([names["forward"](*tensors, part)[0] for part in images.split([1, 4] if batch is None else 1)])
+    parts = images.split(list(COUNTS) if batch is None else batch)
+    return torch.cat([names["forward"](*tensors, part)[0] for part in parts]), batch
+
+
+def solved(name: str) -> tuple[Program, Tensor]:
+    """Return a program that ends in a trained head, and the images of all passes."""
+    head = ready(name, "classification")[0].eval()
+    torch.manual_seed(0)
+    return program_of(head, shapes_of(read_by(name))), torch.randn(sum(COUNTS), *SIZE)
 
 
 @pytest.mark.parametrize("name", HEADS.names())
-def test_every_head_gives_the_same_logits_as_a_graph(name):
-    torch.manual_seed(0)
-    shapes = shapes_of(read_by(name))
-    program, images = program_of(build_head(name, asked(name), {}).eval(), shapes), torch.randn(5, *SIZE)
+def test_every_head_gives_the_same_logits_as_a_graph_of_any_number_of_images(name):
+    program, images = solved(name)
 
-    logits = followed(program, images)
+    logits, batch = followed(program, images)
 
+    assert batch == (1 if name in ONE_AT_A_TIME else None)
     with torch.no_grad():
-        torch.testing.assert_close(logits, program(images), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(logits, program(images), rtol=1e-5, atol=1e-5 * float(logits.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["knn", "kernel", "lfa"])
+def test_the_onnx_file_of_a_head_takes_any_number_of_images(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    program, images = solved(name)
+
+    write_onnx(traced(program, SIZE)[0], tmp_path / "model.onnx", {})
+
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for part in images.split(list(COUNTS)):
+        (logits,) = session.run(["logits"], {"images": part.numpy()})
+        with torch.no_grad():
+            ours = program(part).numpy()
+        np.testing.assert_allclose(logits, ours, rtol=1e-3, atol=1e-3 * np.abs(ours).max())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -92,9 +121,9 @@ def test_a_head_that_counts_its_rows_is_followed_one_image_at_a_time():
 
     program, images = program_of(Pieces(), {"layers/cls/00": (6,)}), torch.randn(5, *SIZE)
 
-    logits = followed(program, images)
+    logits, batch = followed(program, images)
 
-    assert traced(program, SIZE)[1] == 1
+    assert batch == 1
     torch.testing.assert_close(logits, program(images), rtol=1e-5, atol=1e-5)
 
 
