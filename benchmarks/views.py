@@ -57,10 +57,10 @@ class Line:
     """Between seeds."""
 
 
-def part(data: str, rows: int, folder: Path) -> Path:
-    """Write `rows` labelled rows of train and val, balanced, and all test rows as PNG files and a manifest of them."""
+def part(data: str, rows: int, folder: Path, tests: int | None = None) -> Path:
+    """Write `rows` labelled rows of train and val, balanced, and `tests` (default: all) test rows as PNG files and a manifest."""
     dataset, manifest = open_dataset(data), folder / "part.csv"
-    chosen = chosen_rows(dataset, rows)
+    chosen = chosen_rows(dataset, rows, tests)
     if manifest.exists():
         return manifest
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -75,13 +75,13 @@ def part(data: str, rows: int, folder: Path) -> Path:
     return manifest
 
 
-def chosen_rows(dataset: ImageDataset, rows: int) -> npt.NDArray[np.int64]:
+def chosen_rows(dataset: ImageDataset, rows: int, tests: int | None = None) -> npt.NDArray[np.int64]:
     """Return the places of the part, ascending."""
     split, target = np.asarray(dataset.table.split), np.asarray(dataset.table.target)
     draw, learned = generator("part", 0), np.isin(split, ("train", "val"))
     each = -(-rows // len(dataset.class_names))
     picked = [draw.permutation(np.flatnonzero(learned & (target == c)))[:each] for c in range(len(dataset.class_names))]
-    return np.sort(np.concatenate([*picked, np.flatnonzero(split == "test")]))
+    return np.sort(np.concatenate([*picked, draw.permutation(np.flatnonzero(split == "test"))[:tests]]))
 
 
 def right(store: Path, out: Path, head: Probe, views: str, steps: int, seed: int) -> Floats:

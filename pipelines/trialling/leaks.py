@@ -4,8 +4,9 @@ Every array is centred, whitened over all rows and brought to length one; their 
 stand far above all that is merely alike. A pair scores 2 F_t . F_r - m_t - m_r with m the mean product of a row's ten nearest
 on the other side, so that a neighbour must be near, nearer than the next ones, and so seen from both sides. What is usual is
 learnt from the store itself: a pair counts where its score is `FAR` times as far above the median best score of the measured
-rows as their third quartile is, or where the vectors are equal. A flip, another size or another encoding stays above that;
-a picture that has lost most of its detail does not.
+rows as their first quartile is below it, or where the vectors are equal; the lower side, since copies, where there are many,
+stretch the upper one. A flip, another size or another encoding mostly stays above that; a picture that has lost most of its
+detail does not.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipelines.protocols import Part, Trial
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-FAR = 11.0
+FAR = 12.0
 EQUAL = 0.999
 """Product from which two rows are one picture, whatever is usual."""
 NEAREST = 10
@@ -88,20 +89,23 @@ class Whitened:
 
 
 def arrays_of(store: FeatureStore) -> list[str]:
-    """Return the arrays that are compared: every layer of the tokens that are one vector, else the embedding."""
+    """Return the arrays that are compared: layers of the tokens that are one vector, and the embedding if it is none of them."""
     header = store.header
     vectors = {spec.name: spec.tail[0] for spec in header.arrays if len(spec.tail) == 1}
     layers = [name for name in vectors if parse_layer_array(name)]
     if not layers:
         joined = [name for name in vectors if name in ("embedding", "projected")]
         return joined[:1] or list(vectors)[:1]
+    # as wide as no layer is: what a projection behind the last one makes, and a mirror image changes it least
+    joined = [name for name in ("embedding",) if vectors.get(name, 0) not in {0, *(vectors[name] for name in layers)}]
+    room = WIDEST - sum(vectors[name] for name in joined)
     indices = sorted({found[1] for name in layers if (found := parse_layer_array(name))})
     for step in range(1, len(indices) + 1):  # the last layer stays
         kept = set(indices[::-1][::step])
         some = [name for name in layers if (found := parse_layer_array(name)) and found[1] in kept]
-        if sum(vectors[name] for name in some) <= WIDEST:
-            return some
-    return some
+        if sum(vectors[name] for name in some) <= room:
+            return [*some, *joined]
+    return [*some, *joined]
 
 
 def remarks_on(title: str, trials: Sequence[Trial]) -> list[str]:
@@ -137,8 +141,8 @@ def near_duplicates(store: FeatureStore, measured: Rows, learnt: Rows) -> list[P
     whitened = Whitened(store, np.union1d(measured, learnt))
     best, partner, similarity, nearest = _compared(whitened, measured, learnt)
     scores = best - nearest
-    middle, upper = np.quantile(scores, [0.5, 0.75])
-    reach = max(FAR * float(upper - middle), np.finfo(np.float32).eps)
+    lower, middle = np.quantile(scores, [0.25, 0.5])
+    reach = max(FAR * float(middle - lower), np.finfo(np.float32).eps)
     heights = (scores - middle) / reach if len(measured) >= LEAST else np.zeros(len(scores))
     heights[similarity >= EQUAL] = np.inf
     found = [

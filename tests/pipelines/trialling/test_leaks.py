@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from featurecache.errors import ConfigError
+from featurecache.features import ArraySpec
 from featurecache.stores import open_store
 from pipelines.find_leaks import LeaksConfig, run
 from pipelines.run_protocol import RunProtocolConfig
@@ -43,6 +46,29 @@ def test_planted_copies_are_found_and_hardly_anything_else(planted):
     assert len(found - true) <= 0.005 * TEST
     assert report.pairs[0]["similarity"] == pytest.approx(1, abs=1e-5) and report.pairs[0]["test"] == "150.jpg"
     assert report.tables()[0].notes[0].endswith("have a near-duplicate among 800")
+
+
+def test_copies_of_a_third_of_the_measured_rows_do_not_hide_each_other(tmp_path):
+    draw, measured, copied = np.random.default_rng(6), 150, 50
+    features = draw.normal(size=(measured + 400, WIDTH))
+    features[-copied:] = features[:copied] + 0.1 * draw.normal(size=(copied, WIDTH))
+    split = ["test"] * measured + ["train"] * 400
+    store = store_of(tmp_path / "x.zarr", balanced(len(features)), split=split, features=features)
+
+    found = near_duplicates(open_store(store), np.arange(measured), np.arange(measured, len(features)))
+
+    pairs = {(pair.measured, pair.learnt) for pair in found}
+    true = {(row, len(features) - copied + row) for row in range(copied)}
+    assert len(pairs & true) >= 0.9 * copied and not pairs - true
+
+
+def test_an_embedding_that_is_none_of_the_layers_is_compared_too(tmp_path):
+    header = open_store(made_store(tmp_path / "x.zarr")).header
+    layers = [header.array(name) for name in NAMES]
+    wider = ArraySpec("embedding", (2 * max(spec.tail[0] for spec in layers),), "float16")
+    store = SimpleNamespace(header=replace(header, arrays=(wider, *layers)))
+
+    assert arrays_of(store) == [*NAMES, "embedding"]
 
 
 def test_rows_that_are_only_of_one_class_are_no_pair(planted):
