@@ -27,13 +27,13 @@ from featurecache.files import json_bytes, sync_folder, write_atomic, write_whol
 from featurecache.reports import Table
 from featurecache.runs import RECORD, read_run
 from heads._checkpoint import BUILD
-from pipelines._starting import trained_in
 from pipelines.exporting import standalone
 from pipelines.exporting.graph import Program, graph_of, traced
 from pipelines.exporting.model_card import licence_of, model_card
 from pipelines.exporting.onnx_file import can_run_onnx, check_onnx, write_onnx
 from pipelines.exporting.preprocessing import described
 from pipelines.exporting.proving import Evidence, evidence_of, proved
+from pipelines.online.starting import trained_in
 from pipelines.predicting.predictor import Predictor
 
 FORMAT = 1

@@ -26,7 +26,7 @@ from featurecache.runs import read_run
 from featurecache.sources.images import decoded, grid
 from heads._checkpoint import load_head
 from pipelines._evaluation import answers, probabilities, said
-from pipelines._starting import trained_in
+from pipelines.online.starting import trained_in
 from pipelines.predicting.gathering import Pictures, gathered
 
 OnError = Literal["stop", "skip"]

@@ -19,25 +19,21 @@ LEAST_EPOCHS, LEAST_STEPS = 50, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """How heads are trained; the configs of the verbs that train extend it."""
+class Learning:
+    """Which head learns, and how: what holds of training on features and on images alike."""
 
     head: str = "linear"
     """Which head to train; `featurecache list heads` names them."""
     layers: str | None = None
     """Layers the head reads: last, an index, indices such as 0,3,6-11, embedding, mean, or concat; default: the head's own."""
     tokens: str = "auto"
-    """Kinds of token joined by +, of those in the store; auto is cls, else mean."""
+    """Kinds of token joined by +, of those that are there; auto is cls, else mean."""
     head_option: Mapping[str, Any] = field(default_factory=dict)
     """Option of the head k=v, e.g. start=published; may be given several times."""
-    epochs: int | None = None
-    """Passes over the training rows; default: as many as make 1000 steps, but at least 50."""
     lr: float | None = None
-    """Learning rate at the start; default: the head's own."""
+    """Learning rate of the head at the start; default: the head's own."""
     weight_decay: float = 0.01
     """Decay of the values, decoupled from the gradient under adamw."""
-    batch_size: int = 256
-    """Rows a step."""
     optimizer: Rule = "adamw"
     """Rule of the steps."""
     momentum: float = 0.9
@@ -52,35 +48,55 @@ class Training:
     """Share of each label that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: weigh classes by the inverse of their frequency among the training rows."""
+    seed: int = 0
+    """Seed of the head's start and of dropout."""
+    data_seed: int = 0
+    """Seed of the row order."""
+    quiet: bool = False
+    """Show no progress."""
+
+    def conditions(self) -> list[tuple[bool, str]]:
+        """Return what must hold of the settings, each with what is said where it does not."""
+        return [
+            (self.lr is None or 0 < self.lr < math.inf, f"lr must be positive and finite, got {self.lr}"),
+            (
+                0 <= self.weight_decay < math.inf,
+                f"weight_decay must be finite and not negative, got {self.weight_decay}",
+            ),
+            (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
+            (self.warmup_epochs >= 0, f"warmup_epochs must not be negative, got {self.warmup_epochs}"),
+            (0 < self.warmup_lr < math.inf, f"warmup_lr must be positive and finite, got {self.warmup_lr}"),
+            (0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {self.label_smoothing}"),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Learning):
+    """How heads are trained on the features of a store; the configs of the verbs that do so extend it."""
+
+    epochs: int | None = None
+    """Passes over the training rows; default: as many as make 1000 steps, but at least 50."""
+    batch_size: int = 256
+    """Rows a step."""
     standardise: bool | None = None
     """Subtract the mean of the training rows and divide by their standard deviation; default: unless the head reads raw features."""
     views: Literal["all", "clean"] = "all"
     """Views that training draws from, one a row and step, where the store has several; measuring uses the clean one."""
     order: Literal["auto", "shuffled", "blocks"] = "auto"
     """Order of the rows: a new permutation every epoch, or permuted blocks for stores larger than memory; auto decides by size."""
-    seed: int = 0
-    """Seed of the head's start and of dropout."""
-    data_seed: int = 0
-    """Seed of the row order."""
     device: str = "cpu"
     """Device to train on: cpu, cuda, cuda:1, auto."""
-    quiet: bool = False
-    """Show no progress."""
 
     def __post_init__(self) -> None:
-        check(
+        check(*self.conditions())
+
+    def conditions(self) -> list[tuple[bool, str]]:
+        """Return what must hold of the settings, each with what is said where it does not."""
+        return [
+            *super().conditions(),
             (self.epochs is None or self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
-            (self.lr is None or 0 < self.lr < math.inf, f"lr must be positive and finite, got {self.lr}"),
-            (
-                0 <= self.weight_decay < math.inf,
-                f"weight_decay must be finite and not negative, got {self.weight_decay}",
-            ),
             (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
-            (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
-            (self.warmup_epochs >= 0, f"warmup_epochs must not be negative, got {self.warmup_epochs}"),
-            (0 < self.warmup_lr < math.inf, f"warmup_lr must be positive and finite, got {self.warmup_lr}"),
-            (0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {self.label_smoothing}"),
-        )
+        ]
 
     def settings(self) -> Settings:
         """Return what the cells of a sweep share."""

@@ -95,7 +95,7 @@ def test_every_setting_out_of_range_is_told_at_once(tmp_path):
         )
 
     assert [problem.split()[0] for problem in error.value.problems] == [
-        "epochs", "lr", "weight_decay", "batch_size", "momentum", "label_smoothing"
+        "lr", "weight_decay", "momentum", "label_smoothing", "epochs", "batch_size"
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="lr must be positive and finite, got inf"):
         config(tmp_path, tmp_path, lr=float("inf"))

@@ -17,9 +17,9 @@ from featurecache.sources.cached import CachedSource
 from featurecache.stores import open_store
 from heads._checkpoint import load_head
 from pipelines import train_online as module
-from pipelines._online import images_of, planned, sources_of
 from pipelines.inspect import InfoConfig, ListConfig, info, list_names
 from pipelines.objectives.cross_entropy import build as objective_of
+from pipelines.online.planning import images_of, planned, sources_of
 from pipelines.predict import Predictor
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as run_cached

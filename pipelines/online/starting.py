@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -18,9 +18,7 @@ from featurecache.peft import ADAPTED, Adapted, adapt, load_adapted, of_the_back
 from featurecache.runs import read_run
 from heads import HeadSpec
 from heads._checkpoint import BUILD, load_head
-
-if TYPE_CHECKING:
-    from pipelines.train_online import TrainOnlineConfig
+from pipelines.online.settings import TrainOnlineConfig
 
 
 @dataclass(frozen=True, slots=True, eq=False)

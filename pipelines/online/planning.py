@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +31,9 @@ from heads import HEADS, HeadSpec
 from heads._checkpoint import refusals
 from pipelines._arrays import select_arrays
 from pipelines._rows import teachable
-from pipelines._starting import Start, start_of
+from pipelines.online.settings import TrainOnlineConfig
+from pipelines.online.starting import Start, start_of
 from pipelines.training.distributed import Ranks
-
-if TYPE_CHECKING:
-    from pipelines.train_online import TrainOnlineConfig
 
 SPLITS = ("train", "val", "test")
 
