@@ -3,4 +3,6 @@
     predictor   `Predictor.load(RUN)`, with its weights checked against the recorded digest
     gathering   paths, folders, archives and pictures in memory as one list of images
     elsewhere   a run on the rows of another store or data set, with its classes by name
+
+The verbs `predict`, `evaluate` and `export` are flows over them.
 """
