@@ -104,7 +104,7 @@ def _pieces(arrays: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     """L arrays of (B, D_l) -> the same rows, at most `PIECE` at a time; all of them in a graph, where B is free."""
     if torch.compiler.is_exporting():
         return [tuple(arrays)]
-    return list(zip(*(values.split(PIECE) for values in arrays), strict=True))
+    return list(zip(*(torch.split(values, PIECE) for values in arrays), strict=True))
 
 
 def likeness(rows: Sequence[Tensor], marks: Sequence[Tensor], shape: Shape) -> Tensor:

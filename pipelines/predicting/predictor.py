@@ -17,7 +17,7 @@ from featurecache.casting import as_tensor, stored_form
 from featurecache.datasets import ImageDataset
 from featurecache.decoders import Decoder, check_decoder, decoder_known_by
 from featurecache.devices import resolve_device
-from featurecache.errors import ConfigError, RunError
+from featurecache.errors import ConfigError, RunError, WeightsError
 from featurecache.features import ArraySpec, Task, differences
 from featurecache.mending import OF_THE_IMAGES
 from featurecache.progress import Stopwatch
@@ -185,13 +185,22 @@ def rebuilt(run: str | Path, record: Mapping[str, Any], *, weights: str | None =
         raise RunError(
             f"{run} does not say what built its backbone: its store had no provenance.jsonl. Train it again."
         )
-    name = origin.pop("name")
+    name, place = origin.pop("name"), weights or origin.get("weights")
+    known = {k: v for k, v in record["features"]["backbone"].items() if k not in OF_THE_IMAGES}
+    if place and not place.startswith("random:") and not Path(place).exists():
+        raise WeightsError(
+            f"the backbone of {run} needs its weights, and {place} is not there. Give --weights FILE with where they are "
+            f"now; they are recognised by their digest, {known.get('weights')}."
+        )
     given = {**origin, "device": str(resolve_device(device)), **({"weights": weights} if weights else {})}
     backbone = load_backbone(name, BackboneOptions(**given))
-    known = {k: v for k, v in record["features"]["backbone"].items() if k not in OF_THE_IMAGES}
     found = differences(dict(backbone.identity), known)
     if found:
         lines = "\n".join(f"  {field}: the run has {theirs!r}, this is {ours!r}" for field, ours, theirs in found)
-        raise RunError(f"the head in {run} was trained on features of another backbone:\n{lines}\nGive --weights FILE.")
+        others = f", {place} holds others" if place and any(field == "weights" for field, _, _ in found) else ""
+        raise RunError(
+            f"the head in {run} was trained on features of another backbone:\n{lines}\n"
+            f"Give --weights FILE with the weights of the run{others}."
+        )
     trained_in(Path(run), backbone)
     return backbone

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from featurecache.errors import BackboneError, ConfigError, RunError
+from featurecache.errors import BackboneError, ConfigError, RunError, WeightsError
 from pipelines import export
 from pipelines.export import ExportConfig, run
 from pipelines.exporting import onnx_file, standalone
@@ -263,6 +263,20 @@ def test_a_run_whose_store_did_not_say_what_built_its_backbone_is_refused(place,
 
     with pytest.raises(RunError, match=r"no provenance\.jsonl"):
         run(ExportConfig(run_folder=tmp_path / "run", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_have_moved_are_asked_for_with_their_digest(trained_online, tmp_path):
+    shutil.copytree(trained_online / "full", tmp_path / "run")
+    record = json.loads((tmp_path / "run/record.json").read_text())
+    record["features"]["origin"]["weights"] = "gone.safetensors"
+    (tmp_path / "run/record.json").write_text(json.dumps(record))
+    digest = record["features"]["backbone"]["weights"]
+
+    with pytest.raises(WeightsError, match=f"gone.safetensors is not there. Give --weights FILE .* digest, {digest}"):
+        run(ExportConfig(run_folder=tmp_path / "run", out=tmp_path / "out"))
+    with pytest.raises(RunError, match=r"(?s)weights: the run has .* weights of the run, random:1 holds others"):
+        run(ExportConfig(run_folder=tmp_path / "run", out=tmp_path / "out", weights="random:1"))
     assert not (tmp_path / "out").exists()
 
 
