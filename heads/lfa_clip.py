@@ -134,6 +134,8 @@ class LayerAggregation(nn.Module):
         keys, values = self.text_cross("key", text), self.text_cross("value", text)
         of_class = values.flatten(1, 2)
         gram = of_class @ of_class.transpose(1, 2)
+        if torch.compiler.is_exporting():  # a loop over pieces would fix the number of images
+            return _cosines(q, z, keys, of_class, gram)
         rows = max(1, PIECE // keys[..., 0].numel())
         spans = [slice(first, first + rows) for first in range(0, len(q), rows)]
         pieces = [_cosines(q[span], z[span], keys, of_class, gram) for span in spans]
