@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/featurecache demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 faults: setup
 	FEATURECACHE_FAULTS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto tests/faults

@@ -59,7 +59,7 @@ def check_stores(place: Path) -> None:
 
 
 @can_mount
-@pytest.mark.parametrize(("name", "share"), sampled(CASES, 6))
+@pytest.mark.parametrize(("name", "share"), sampled(CASES, 4))
 def test_a_disk_that_fills_up_is_named_and_with_room_the_same_command_ends_as_ever(verbs, tmp_path, name, share):
     whole, room = verbs.outcome(name), needed(verbs, name, tmp_path / "measured")
 

@@ -127,7 +127,7 @@ def held(path: Path, reference: Path) -> int:
     return count
 
 
-@pytest.mark.parametrize("name", sampled(list(OPERATIONS), 6))
+@pytest.mark.parametrize("name", sampled(list(OPERATIONS), 4))
 def test_kills_at_random_moments_lose_nothing_and_the_end_is_the_same(name, forks, samples, tmp_path, record_property):
     draw, killed = random.Random(name), Killed(forks, OPERATIONS[name](samples), tmp_path)
     met: Counter[str] = Counter()

@@ -74,7 +74,7 @@ def test_a_reader_beside_a_writer_sees_committed_rows_and_never_fill_values(verb
     assert committed(open_store(out), whole) == ROWS
 
 
-@pytest.mark.parametrize(("name", "phase"), sampled(CASES, 6))
+@pytest.mark.parametrize(("name", "phase"), sampled(CASES, 4))
 def test_a_verb_whose_store_is_removed_under_it_says_so_and_leaves_nothing_half_made(verbs, tmp_path, name, phase):
     whole = verbs.outcome(name)
     words = verbs.begin(name, tmp_path / "place")
