@@ -11,8 +11,8 @@ import numpy as np
 from featurecache.features import ArraySpec, Header
 from featurecache.stores import create_store, open_store, store_exists
 from tests.faults.forks import serve_calls
-from tests.featurecache.stores.contract import header as plain_header
-from tests.featurecache.stores.contract import table
+from tests.featurecache.stores.samples import header as plain_header
+from tests.featurecache.stores.samples import table
 
 ROWS, BATCH, WIDTH = 2048, 64, 48
 ARRAYS = (ArraySpec("embedding", (WIDTH,), "float16"), ArraySpec("layers/cls/03", (WIDTH,), "float32"))

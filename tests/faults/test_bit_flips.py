@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import shutil
-import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,10 @@ import pytest
 from featurecache.features import ArraySpec
 from featurecache.stores import examine_store, mend_store, open_store
 from tests.faults.conftest import COUNTED
+from tests.faults.dying import die
 from tests.faults.extent import ALL
-from tests.faults.test_crash_points import ROWS, check_readable, counted, said, values, wide, work
-from tests.featurecache.stores.contract import table
+from tests.faults.test_crash_points import ROWS, check_readable, said, values, wide, work
+from tests.featurecache.stores.samples import table
 
 FLIPS = 400 if ALL else 40
 """In each format."""
@@ -117,21 +116,8 @@ def damage(place: Path, store: str) -> None:
     (place / store / "embedding/c/0/0/0").unlink()
 
 
-def dying_repair(store: Path, last: int, steps: Any) -> None:
-    count = counted(last)
+def mending(store: Path) -> None:
     mend_store(store, Remade())
-    steps.value = count()
-
-
-def repair_until(store: Path, last: int) -> int:
-    """Mend in a fork that dies at step `last`; return how many steps there were, 0 where it died."""
-    context = multiprocessing.get_context("fork")
-    steps = context.Value("i", 0)
-    process = context.Process(target=dying_repair, args=(store, last, steps))
-    process.start()
-    process.join()
-    assert process.exitcode == (0 if steps.value else -signal.SIGKILL)
-    return int(steps.value)
 
 
 def mend(store: Path) -> None:
@@ -151,7 +137,7 @@ def test_a_repair_that_dies_at_any_step_is_ended_by_the_next(whole, tmp_path, mo
     shutil.copytree(whole, tmp_path / "damaged")
     damage(tmp_path / "damaged", name)
     shutil.copytree(tmp_path / "damaged", tmp_path / "counted")
-    count = repair_until(tmp_path / "counted" / name, last=-1)
+    count = die(mending, tmp_path / "counted" / name, last=-1)
     assert content_of(tmp_path / "counted") == before
     assert count > 30
 
@@ -159,7 +145,7 @@ def test_a_repair_that_dies_at_any_step_is_ended_by_the_next(whole, tmp_path, mo
     for last in tried:
         place = tmp_path / str(last)
         shutil.copytree(tmp_path / "damaged", place)
-        assert repair_until(place / name, last) == 0
+        assert die(mending, place / name, last) == 0
         mend(place / name)
         assert examine_store(place / name).damages == ()
         check_readable(place / name)

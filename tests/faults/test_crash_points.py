@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,11 @@ import pytest
 from featurecache.features import ArraySpec, Header, Layer
 from featurecache.stores import create_store, examine_store, gaps, lacking, open_store, united
 from tests.faults.conftest import COUNTED
+from tests.faults.dying import die
 from tests.faults.extent import sampled
-from tests.featurecache.stores.contract import files, header, table
+from tests.featurecache.stores.samples import files, header, table
 
 ROWS, BATCH, WIDTH = 16, 8, 4
-STEPS = ("fsync", "replace", "rename", "ftruncate", "pwrite", "unlink", "mkdir", "rmdir")
-"""Names in `os`. A buffered file is opened, written and then synced: its steps are before the next one, or the sync."""
-
 FIRST = ArraySpec("embedding", (WIDTH,), "float16")
 LATER = ArraySpec("layers/cls/03", (WIDTH,), "float16")
 SAID = ArraySpec("text/embedding", (2, 1, WIDTH), "float16")
@@ -80,41 +76,9 @@ def work(path: Path, first: Header) -> None:
     store.close()
 
 
-def counted(last: int) -> Callable[[], int]:
-    """Let this process die at its step `last`; return how to ask how many there were."""
-    numbers = itertools.count(1)
-
-    def stepping(act: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def step(*arguments: Any, **named: Any) -> Any:
-            if next(numbers) == last:
-                if name == "pwrite":
-                    descriptor, content, offset = arguments
-                    act(descriptor, bytes(content)[: len(content) // 2], offset)
-                os.kill(os.getpid(), signal.SIGKILL)
-            return None if name == "fsync" else act(*arguments, **named)  # what a kill leaves, the kernel keeps
-
-        return step
-
-    for name in STEPS:
-        setattr(os, name, stepping(getattr(os, name), name))
-    return lambda: next(numbers) - 1
-
-
-def dying_work(path: Path, last: int, steps: Any) -> None:
-    count = counted(last)
+def narrowed(path: Path) -> None:
+    """Work as an extraction of the narrow header that is then extended."""
     work(path, narrow())
-    steps.value = count()
-
-
-def die(path: Path, last: int) -> int:
-    """Work in a fork that dies at step `last`; return how many steps there were, 0 where it died."""
-    context = multiprocessing.get_context("fork")
-    steps = context.Value("i", 0)
-    process = context.Process(target=dying_work, args=(path, last, steps))
-    process.start()
-    process.join()
-    assert process.exitcode == (0 if steps.value else -signal.SIGKILL)
-    return int(steps.value)
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +89,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def test_whatever_step_is_the_last_the_end_is_the_same(whole, tmp_path, monkeypatch, record_property):
-    count = die(tmp_path / "counted.zarr", last=-1)
+    count = die(narrowed, tmp_path / "counted.zarr", last=-1)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     assert count > 50
 
     tried = sampled(range(1, count + 1), 25)
     for last in tried:
         path = tmp_path / f"{last}.zarr"
-        assert die(path, last) == 0
+        assert die(narrowed, path, last) == 0
         if path.exists():
             check_readable(path)
             assert examine_store(path).damages == (), f"killed at step {last}"

@@ -14,11 +14,12 @@ import pytest
 from featurecache.stores import _ledger, examine_store, mend_store, open_store
 from featurecache.stores import zarr as zarr_stores
 from featurecache.stores._second_copy import COPY, copy_in
-from tests.faults import test_crash_points as crashes
+from tests.faults import dying
+from tests.faults.dying import die
 from tests.faults.extent import ALL
 from tests.faults.test_bit_flips import flip
-from tests.faults.test_maintenance_steps import die, grow, lasting
-from tests.featurecache.stores.contract import said, values
+from tests.faults.test_maintenance_steps import grow, lasting
+from tests.featurecache.stores.samples import said, values
 from tests.featurecache.stores.test_maintaining import made, small_chunks, table
 
 __all__ = ["small_chunks"]
@@ -51,7 +52,7 @@ def erase(path: Path) -> None:
 @pytest.mark.parametrize("act", [grow, erase])
 def test_what_was_cut_off_is_no_damage_and_a_repair_ends_it(act, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(crashes, "STEPS", tuple(name for name in crashes.STEPS if name != "fsync"))
+    monkeypatch.setattr(dying, "STEPS", tuple(name for name in dying.STEPS if name != "fsync"))
     fresh = made(tmp_path / "fresh.zarr", rows=40)
     seen: set[str] = set()
 

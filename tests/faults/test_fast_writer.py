@@ -16,7 +16,7 @@ from tests.faults.conftest import COUNTED
 from tests.faults.extent import ALL
 from tests.faults.fast_writer import ARRAYS, BATCH, PROGRAM, ROWS, values
 from tests.faults.forks import Forks, until
-from tests.featurecache.stores.contract import files
+from tests.featurecache.stores.samples import files
 
 KILLS = 150 if ALL else 10
 """In each format."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import resource
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,12 @@ import pytest
 
 from featurecache.errors import StoreError
 from featurecache.stores import create_store, lacking, open_store, store_exists, united
-from tests.faults import test_crash_points as crashes
+from tests.faults import dying
 from tests.faults.conftest import COUNTED
+from tests.faults.dying import die
 from tests.faults.extent import ALL, sampled
-from tests.faults.test_crash_points import BATCH, ROWS, check_readable, complete, counted, narrow, said, wide
-from tests.featurecache.stores.contract import files, table
+from tests.faults.test_crash_points import BATCH, ROWS, check_readable, complete, narrow, said, wide
+from tests.featurecache.stores.samples import files, table
 
 
 def work(path: Path, first: Any) -> None:
@@ -47,23 +46,11 @@ def announced(act: Callable[..., Any]) -> Callable[..., Any]:
     return step
 
 
-def dying_work(path: Path, last: int, steps: Any) -> None:
-    count = counted(last)
+def announcing(path: Path) -> None:
+    """Work, with every change of an HDF5 file as a step too."""
     for owner, name in ((h5py.Dataset, "__setitem__"), (h5py.Group, "create_dataset")):
         setattr(owner, name, announced(getattr(owner, name)))
     work(path, narrow())
-    steps.value = count()
-
-
-def die(path: Path, last: int) -> int:
-    """Work in a fork that dies at step `last`; return how many steps there were, 0 where it died."""
-    context = multiprocessing.get_context("fork")
-    steps = context.Value("i", 0)
-    process = context.Process(target=dying_work, args=(path, last, steps))
-    process.start()
-    process.join()
-    assert process.exitcode == (0 if steps.value else -signal.SIGKILL)
-    return int(steps.value)
 
 
 def left_by_a_kill(folder: Path) -> int:
@@ -84,12 +71,12 @@ def written(tmp_path: Path) -> Path:
 
 def test_whatever_step_is_the_last_the_end_is_the_same_file(written, tmp_path, monkeypatch, record_property):
     # an fsync changes nothing that a kill leaves behind; the Zarr store's own test stops at each of them too
-    monkeypatch.setattr(crashes, "STEPS", (*(name for name in crashes.STEPS if name != "fsync"), "getppid"))
+    monkeypatch.setattr(dying, "STEPS", (*(name for name in dying.STEPS if name != "fsync"), "getppid"))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     work(tmp_path / "whole.h5", wide())
     whole = files(tmp_path / "whole.h5")
     shutil.copytree(written, tmp_path / "counted.h5.zarr")
-    count = die(tmp_path / "counted.h5", last=-1)
+    count = die(announcing, tmp_path / "counted.h5", last=-1)
     assert count > 100
 
     met: set[int] = set()
@@ -98,7 +85,7 @@ def test_whatever_step_is_the_last_the_end_is_the_same_file(written, tmp_path, m
         place = tmp_path / str(last)
         path = place / "x.h5"
         shutil.copytree(written, place / "x.h5.zarr")
-        assert die(path, last) == 0
+        assert die(announcing, path, last) == 0
         state = left_by_a_kill(place)
         if state not in met:
             check_readable(path)

@@ -6,14 +6,11 @@ Those are `gc`, `merge` and `convert --dtype`, which leave their stores alone, a
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import shutil
-import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,12 +23,12 @@ from pipelines.gc import run as gc
 from pipelines.maintain import ConvertConfig, convert
 from pipelines.merge import MergeConfig
 from pipelines.merge import run as merge
-from tests.faults import test_crash_points as crashes
+from tests.faults import dying
 from tests.faults.conftest import COUNTED
+from tests.faults.dying import die
 from tests.faults.extent import sampled
 from tests.faults.operations import NOBODY
-from tests.faults.test_crash_points import counted
-from tests.featurecache.stores.contract import BATCH, files, values
+from tests.featurecache.stores.samples import BATCH, files, values
 from tests.featurecache.stores.test_maintaining import made, table
 from tests.pipelines.stores import made_store
 
@@ -74,23 +71,6 @@ def only_wide(place: Path) -> None:
 def two_sets(place: Path) -> None:
     made(place / "x.zarr", rows=40)
     made(place / "y.zarr", rows=40, first=500)
-
-
-def dying(act: Callable[[Path], None], place: Path, last: int, steps: Any) -> None:
-    count = counted(last)
-    act(place)
-    steps.value = count()
-
-
-def die(act: Callable[[Path], None], place: Path, last: int) -> int:
-    """Act in a fork that dies at step `last`; return how many steps there were, 0 where it died."""
-    context = multiprocessing.get_context("fork")
-    steps = context.Value("i", 0)
-    process = context.Process(target=dying, args=(act, place, last, steps))
-    process.start()
-    process.join()
-    assert process.exitcode == (0 if steps.value else -signal.SIGKILL)
-    return int(steps.value)
 
 
 def _standing(place: Path) -> Path:
@@ -170,7 +150,7 @@ ACTS = {
 def test_whatever_step_is_the_last_the_end_is_the_same(name, tmp_path, monkeypatch, record_property):
     # an fsync changes nothing that a kill leaves behind
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(crashes, "STEPS", tuple(step for step in crashes.STEPS if step != "fsync"))
+    monkeypatch.setattr(dying, "STEPS", tuple(step for step in dying.STEPS if step != "fsync"))
     monkeypatch.setattr("featurecache.stores._chunks.PAGE", 64)  # so that a small store has several chunks
     prepare, act, check = ACTS[name]
     fresh, whole = tmp_path / "fresh", tmp_path / "whole"

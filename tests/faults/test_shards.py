@@ -18,14 +18,15 @@ import pytest
 
 from featurecache.stores import Shard, create_store, finish_share, open_store
 from tests.extraction_samples import lasting, pictures
-from tests.faults import test_crash_points as crashes
+from tests.faults import dying
 from tests.faults.conftest import COUNTED
+from tests.faults.dying import die
 from tests.faults.extent import ALL, sampled
 from tests.faults.forks import ROOT, Forks, until
-from tests.faults.test_crash_points import check_readable, counted, said, wide
+from tests.faults.test_crash_points import check_readable, said, wide
 from tests.faults.test_crash_points import complete as complete_whole
 from tests.faults.test_kill import call
-from tests.featurecache.stores.contract import files, table
+from tests.featurecache.stores.samples import files, table
 
 ROWS = 512
 
@@ -231,40 +232,27 @@ def share(path: Path, number: int) -> None:
     finish_share(path, store).close()
 
 
-def dying_shares(path: Path, last: int, steps) -> None:
-    count = counted(last)
+def shares(path: Path) -> None:
     for number in range(COUNT):
         share(path, number)
-    steps.value = count()
-
-
-def die_sharing(path: Path, last: int) -> int:
-    """Write both shares in a fork that dies at step `last`; return how many steps there were, 0 where it died."""
-    context = multiprocessing.get_context("fork")
-    steps = context.Value("i", 0)
-    process = context.Process(target=dying_shares, args=(path, last, steps))
-    process.start()
-    process.join()
-    assert process.exitcode == (0 if steps.value else -signal.SIGKILL)
-    return int(steps.value)
 
 
 def test_whatever_step_of_a_share_is_the_last_the_end_is_the_same(tmp_path, monkeypatch, record_property):
     monkeypatch.setattr("featurecache.stores._chunks.PAGE", 64)  # so that a small store has two chunks
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     # what a kill leaves behind is the same before and after an fsync
-    monkeypatch.setattr(crashes, "STEPS", tuple(name for name in crashes.STEPS if name != "fsync"))
+    monkeypatch.setattr(dying, "STEPS", tuple(name for name in dying.STEPS if name != "fsync"))
     single = create_store(tmp_path / "whole.zarr", wide(), table(SMALL), chunk_multiple=8, constants=said)
     complete_whole(single)
     single.close()
     reference = files(tmp_path / "whole.zarr")
-    count = die_sharing(tmp_path / "counted.zarr", last=-1)
+    count = die(shares, tmp_path / "counted.zarr", last=-1)
     assert count > 50
 
     tried = sampled(range(1, count + 1), 12)
     for last in tried:
         path = tmp_path / f"{last}.zarr"
-        assert die_sharing(path, last) == 0
+        assert die(shares, path, last) == 0
         if path.exists():
             check_readable(path)
         for number in (1, 0):

@@ -13,7 +13,7 @@ import cli
 from featurecache.features import FORMAT_VERSION
 from featurecache.stores import _ledger, open_store
 from pipelines.maintain import ConvertConfig, convert
-from tests.featurecache.stores.contract import files
+from tests.featurecache.stores.samples import files
 from tests.pipelines.stores import made_store
 
 VERBS = {

@@ -13,7 +13,7 @@ import cli
 from featurecache.stores import open_store
 from pipelines.gc import GcConfig
 from pipelines.gc import run as gc
-from tests.featurecache.stores.contract import files
+from tests.featurecache.stores.samples import files
 from tests.pipelines.stores import made_store
 
 GONE = 2**22 + 17

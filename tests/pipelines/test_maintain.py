@@ -18,7 +18,7 @@ from featurecache.stores import open_store
 from pipelines.maintain import ConvertConfig, convert
 from pipelines.rank import RankConfig
 from pipelines.rank import run as rank
-from tests.featurecache.stores.contract import files
+from tests.featurecache.stores.samples import files
 from tests.pipelines.stores import made_store
 
 

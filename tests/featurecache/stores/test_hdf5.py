@@ -10,18 +10,8 @@ import pytest
 
 from featurecache.errors import StoreDamagedError, StoreError, StoreNotFoundError
 from featurecache.stores import copy_store, create_store, open_store, same_store
-from tests.featurecache.stores.contract import (
-    ARRAYS,
-    BATCH,
-    ROWS,
-    StoreContract,
-    files,
-    fill,
-    header,
-    said,
-    table,
-    values,
-)  # fmt: skip
+from tests.featurecache.stores.contract import StoreContract
+from tests.featurecache.stores.samples import ARRAYS, BATCH, ROWS, files, fill, header, said, table, values
 
 
 class TestHdf5Store(StoreContract):

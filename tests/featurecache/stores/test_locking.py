@@ -12,7 +12,7 @@ from featurecache.errors import ConfigError, StoreBusyError, StoreError
 from featurecache.stores import Shard, create_store, open_store
 from featurecache.stores._locking import SILENT_SECONDS
 from featurecache.stores._shards import ledger_of
-from tests.featurecache.stores.contract import BATCH, ROWS, files, fill, header, table, values
+from tests.featurecache.stores.samples import BATCH, ROWS, files, fill, header, table, values
 
 
 def left_by(host: str, path: Path, *, silent: float) -> None:

@@ -16,9 +16,9 @@ from pipelines.delete import DeleteConfig
 from pipelines.delete import run as delete
 from pipelines.merge import MergeConfig
 from pipelines.merge import run as merge
-from tests.featurecache.stores.contract import BATCH, CLASSES, files, fill, said, speaking, values
-from tests.featurecache.stores.contract import header as plain_header
-from tests.featurecache.stores.contract import table as plain_table
+from tests.featurecache.stores.samples import BATCH, CLASSES, files, fill, said, speaking, values
+from tests.featurecache.stores.samples import header as plain_header
+from tests.featurecache.stores.samples import table as plain_table
 
 ROWS = 200
 GONE = (3, 40, 64, 199)

@@ -13,18 +13,7 @@ import pytest
 from featurecache.errors import StoreDamagedError
 from featurecache.features import ArraySpec
 from featurecache.stores import STORES, copy_store, create_store, examine_store, mend_store, open_store
-from tests.featurecache.stores.contract import (
-    ARRAYS,
-    BATCH,
-    ROWS,
-    files,
-    fill,
-    header,
-    said,
-    speaking,
-    table,
-    values,
-)  # fmt: skip
+from tests.featurecache.stores.samples import ARRAYS, BATCH, ROWS, files, fill, header, said, speaking, table, values
 
 SUFFIXES = [STORES.load(name).SUFFIXES[0] for name in STORES.names()]
 

@@ -13,7 +13,8 @@ from featurecache.features import ArraySpec
 from featurecache.stores import open_store
 from featurecache.stores._chunks import PAGE, chunk_rows
 from featurecache.stores._ledger import Committed
-from tests.featurecache.stores.contract import BATCH, ROWS, StoreContract, said, values
+from tests.featurecache.stores.contract import StoreContract
+from tests.featurecache.stores.samples import BATCH, ROWS, said, values
 
 
 class TestZarrStore(StoreContract):
