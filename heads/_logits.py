@@ -1,4 +1,4 @@
-"""The losses of many logistic regressions over one walk of the features, with their gradients."""
+"""The losses of many logistic regressions over one walk of the features, with their gradients and Hessians."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from heads import HeadSpec
 from heads._inputs import Inputs
 
 KEPT_BYTES = 1 << 30
-"""Standardised features up to this size stay in memory between walks; of more, each walk reads the batches again."""
+"""Standardised features up to this size stay in memory; of more, each walk reads the batches again."""
 BLOCK = 1024
 """Rows whose logits are held at a time."""
-DIRECTIONS = 1024
-"""Of the Gram matrix that are known one by one; the others of wider features count as equal."""
+LEAST = 1e-15
+"""Chances below it are none: processors are slow at numbers next to zero."""
+TAIL, MANY = 1e-3, 0.25
+"""Share of the weight in the Hessian that may be left out for speed, where it is that share of the rows or more."""
 ABSENT = -1e6
 """Logit of a class without a training row: it is never the answer."""
 
@@ -63,11 +65,6 @@ class Columns:
         """K."""
         return len(self.places)
 
-    @property
-    def variance(self) -> float:
-        """Of a column's label at W = 0, which the Gram matrix is multiplied by in the Hessian there."""
-        return 1 / self.count if self.softmax else 0.25
-
     def labels(self, targets: Tensor) -> Tensor:
         """(B,) classes or (B, C) labels -> (B,) columns for softmax, else (B, K) zeros and ones."""
         if self.softmax:
@@ -76,96 +73,144 @@ class Columns:
 
 
 class Passes:
-    """Walks over features and labels; what a walk needs of the features as a whole is found in the first."""
+    """Walks over features, centred and with a column of ones behind them, and labels; W and b are one (K, D + 1) then."""
 
     def __init__(self, inputs: Inputs, batches: Iterable[FeatureBatch], spec: HeadSpec) -> None:
         self.inputs, self.batches, self.spec, self.width = inputs, batches, spec, inputs.width
-        self.kept: list[tuple[Tensor, Tensor]] | None = []
-        self.mean = self._first()
-        if self.kept is not None:
-            self.kept = [(x - self.mean.float(), self.columns.labels(y)) for x, y in self.kept]
-        self.eigenvalues, self.directions, self.rest = self._spectrum()
+        self.stride = 1
+        """Every so many rows are kept in memory: of features beyond `KEPT_BYTES` enough to know the Hessian by."""
+        self.mean, kept = self._first()
+        self.kept = [self._columns(x, y) for x, y in kept]
 
-    def _first(self) -> Tensor:
-        """Count, sum, and keep what fits; return the (D,) mean."""
-        total = torch.zeros(self.width, dtype=torch.float64)
+    def _first(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Count, sum, and keep what fits; return the (D,) mean and what is kept."""
+        total, kept = torch.zeros(self.width, dtype=torch.float64), []
         counts, self.rows = torch.zeros(self.spec.num_classes, dtype=torch.int64), 0
         for batch in self.batches:
             x, y = self.inputs.joined(batch.arrays), batch.targets
+            kept.append((x[-self.rows % self.stride :: self.stride], y[-self.rows % self.stride :: self.stride]))
             self.rows += len(x)
             total += x.sum(0, dtype=torch.float64)
             counts += torch.bincount(y, minlength=len(counts)) if y.ndim == 1 else y.ne(0).sum(0)
-            if self.kept is not None:
-                self.kept.append((x, y))
-                if self.rows * self.width * 4 > KEPT_BYTES:
-                    self.kept = None
+            while self.rows // self.stride * self.width * 4 > KEPT_BYTES:
+                self.stride *= 2
+                kept = _every_second(kept)
         self.columns = Columns.of(counts, self.rows, self.spec.task)
-        return total / max(1, self.rows)
+        return total / max(1, self.rows), kept
+
+    def _columns(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return F.pad(x - self.mean.float(), (0, 1), value=1.0), self.columns.labels(y)
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (B, D) centred features, float32, and their labels, at most `BLOCK` rows at a time."""
-        for x, y in self._read() if self.kept is None else self.kept:
+        """Yield (B, D + 1) float32 and labels of every row, at most `BLOCK` rows at a time."""
+        read = (self._columns(self.inputs.joined(batch.arrays), batch.targets) for batch in self.batches)
+        for x, y in self.kept if self.stride == 1 else read:
             yield from zip(torch.split(x, BLOCK), torch.split(y, BLOCK), strict=True)
 
-    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.batches:
-            yield self.inputs.joined(batch.arrays) - self.mean.float(), self.columns.labels(batch.targets)
+    def losses(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """(A, K, D + 1) -> (A,) summed losses of A problems and their gradients (A, K, D + 1), float64.
 
-    def _spectrum(self) -> tuple[Tensor, Tensor, float]:
-        """Return the largest eigenvalues (R,) of the Gram matrix, their directions (D, R), and the mean of the others.
-
-        They only shape the steps, so float32 will do, and of very wide features a few rounds of subspace iteration.
+        Products and logits are float32, sums over the rows float64.
         """
-        gram = torch.zeros(self.width, self.width)
-        for x, _ in self.blocks():
-            gram.addmm_(x.T, x)
-        if self.width <= DIRECTIONS:
-            values, directions = torch.linalg.eigh(gram.double())
-            return values.clamp_min(0), directions, 0.0
-        draw = torch.Generator().manual_seed(0)
-        basis = torch.linalg.qr(gram @ torch.randn(self.width, DIRECTIONS // 2, generator=draw))[0]
-        for _ in range(2):
-            basis = torch.linalg.qr(gram @ basis)[0]
-        values, inner = torch.linalg.eigh((basis.T @ gram @ basis).double())
-        values = values.clamp_min(0)
-        others = (float(gram.trace()) - float(values.sum())) / (self.width - len(values))
-        return values, basis.double() @ inner, max(0.0, others)
-
-    def losses(self, weight: Tensor, bias: Tensor, *, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (A,) summed losses of A problems, and their slopes by weight (A, D, K) and intercept (A, K), float64.
-
-        The products and logits are float64 where `exact`, else float32; sums over the rows are float64.
-        """
-        kind = torch.float64 if exact else torch.float32
-        many, width, columns = weight.shape
-        flat, shift = weight.permute(1, 0, 2).reshape(width, -1).to(kind), bias.to(kind)
-        losses = torch.zeros(many, dtype=torch.float64)
-        by_bias = torch.zeros(many, columns, dtype=torch.float64)
-        by_weight = torch.zeros_like(flat)
+        flat = points.flatten(0, 1).float().T
+        losses, slopes = torch.zeros(len(points), dtype=torch.float64), torch.zeros_like(points).flatten(0, 1)
         for x, y in self.blocks():
-            x = x.to(kind)
-            logits = (x @ flat).reshape(len(x), many, columns).add_(shift)
+            logits = (x @ flat).reshape(len(x), *points.shape[:2])
             losses += _softmax(logits, y) if self.columns.softmax else _sigmoid(logits, y)
-            by_bias += logits.sum(0, dtype=torch.float64)
-            by_weight.addmm_(x.T, logits.flatten(1))
-        return losses, by_weight.reshape(width, many, columns).permute(1, 0, 2).double(), by_bias
+            slopes += logits.flatten(1).T @ x
+        return losses, slopes.reshape(points.shape)
+
+
+class Curvature:
+    """Hessians of the summed losses at the points of A problems, from the rows that are kept."""
+
+    def __init__(self, passes: Passes, points: Tensor) -> None:
+        """Remember what every row says at (A, K, D + 1) points."""
+        self.softmax, self.factor, self.width = passes.columns.softmax, passes.stride, points.shape[2]
+        flat = points.flatten(0, 1).float().T
+        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        """Rows, labels, and (B, A, K) chances, or of columns of their own p (1 - p)."""
+        for kept, labels in passes.kept:
+            for x, y in zip(torch.split(kept, BLOCK), torch.split(labels, BLOCK), strict=True):
+                logits = (x @ flat).reshape(len(x), *points.shape[:2])
+                said = logits.softmax(-1) if self.softmax else logits.sigmoid() * (-logits).sigmoid()
+                self.parts.append((x, y, F.threshold(said, LEAST, 0.0)))
+
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Leave out the rows that weigh least in every problem, `TAIL` of the weight together, where these are many."""
+        heavy = [self._bent(said).sum(-1) for _, _, said in self.parts]
+        totals = torch.stack([part.sum(0, dtype=torch.float64) for part in heavy]).sum(0).clamp_min(1e-300)
+        shares = torch.cat([(part / totals).amax(1) for part in heavy])
+        ranked = shares.sort()
+        gone = int((ranked.values.cumsum(0) < TAIL).sum())
+        if gone < MANY * len(shares):
+            return
+        least = ranked.values[gone]
+        stays = torch.split(shares >= least, [len(x) for x, _, _ in self.parts])
+        self.parts = [(x[stay], y[stay], said[stay]) for (x, y, said), stay in zip(self.parts, stays, strict=True)]
+
+    def _bent(self, said: Tensor) -> Tensor:
+        """Return the weights p (1 - p) in the Hessian."""
+        return said * (1 - said) if self.softmax else said
+
+    def product(self, which: Tensor, directions: Tensor) -> Tensor:
+        """(B,) places among the A, (B, K, D + 1) -> (B, K, D + 1) float64."""
+        flat, whole = directions.flatten(0, 1).float().T, len(which) == self.parts[0][2].shape[1]
+        found = torch.zeros_like(directions).flatten(0, 1)
+        for x, y, said in self.parts:
+            chances = said if whole else said[:, which]
+            turned = (x @ flat).reshape(len(x), *directions.shape[:2])
+            if self.softmax:  # against the own class, as in the loss
+                turned -= turned.gather(-1, y[:, None, None].expand(*turned.shape[:2], 1))
+                turned -= (chances * turned).sum(-1, keepdim=True)
+            found += turned.mul_(chances).flatten(1).T @ x
+        return self.factor * found.reshape(directions.shape)
+
+    def weights(self, place: int) -> Tensor:
+        """Return the (N, K) weights p (1 - p) of the kept rows in the Hessian of one problem."""
+        return self.factor * self._bent(torch.cat([said[:, place] for _, _, said in self.parts]))
+
+    def rows(self, chosen: Tensor) -> Tensor:
+        """Return (B, D + 1) kept rows, of ascending places."""
+        ends = torch.tensor([len(x) for x, _, _ in self.parts]).cumsum(0)
+        pieces = torch.split(
+            chosen, torch.bincount(torch.bucketize(chosen, ends, right=True), minlength=len(ends)).tolist()
+        )
+        return torch.cat(
+            [x[piece - end + len(x)] for (x, _, _), piece, end in zip(self.parts, pieces, ends, strict=True)]
+        )
+
+
+def _every_second(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Return every second row of all parts together; their memory is let go."""
+    found, seen = [], 0
+    for x, y in parts:
+        found.append((x[seen % 2 :: 2].clone(), y[seen % 2 :: 2].clone()))
+        seen += len(x)
+    return found
 
 
 def _softmax(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return (A,) losses of (B, A, K) logits, which become their slopes in place."""
-    logits -= logits.amax(-1, keepdim=True)
+    """Return (A,) losses of (B, A, K) logits, which become their slopes in place.
+
+    All is said of the other classes against the own one: next to a chance of 1 the loss would drown in its rounding.
+    """
     at = labels[:, None, None].expand(*logits.shape[:2], 1)
-    own = logits.gather(-1, at)
-    total = logits.exp_().sum(-1, keepdim=True)
-    losses = (total.log() - own).sum((0, 2), dtype=torch.float64)
-    logits /= total
-    logits.scatter_add_(-1, at, torch.full_like(own, -1.0))
-    return losses
+    logits -= logits.gather(-1, at)
+    logits.scatter_(-1, at, -torch.inf)
+    highest = logits.amax(-1, keepdim=True)
+    total = logits.sub_(highest).exp_().sum(-1, keepdim=True)
+    losses = F.softplus(highest + total.log())
+    share = (highest - losses).exp()
+    F.threshold(logits.mul_(share), LEAST, 0.0, inplace=True).scatter_(-1, at, -share * total)
+    return losses.sum((0, 2), dtype=torch.float64)
 
 
 def _sigmoid(logits: Tensor, labels: Tensor) -> Tensor:
     """Return (A,) losses of (B, A, K) logits, which become their slopes in place."""
-    there = labels[:, None].to(logits.dtype)
-    losses = (F.softplus(logits) - there * logits).sum((0, 2), dtype=torch.float64)
-    logits.sigmoid_().sub_(there)
+    signs = 1 - 2 * labels[:, None].to(logits.dtype)
+    losses = F.softplus(logits.mul_(signs)).sum((0, 2), dtype=torch.float64)
+    logits.sigmoid_().mul_(signs)
     return losses

@@ -4,11 +4,10 @@
 where loss is the cross-entropy of softmax(W x + b); of sigmoid(w x + b) for two classes, as there, and for each of several
 labels. Standardised features make |W|^2 fair to all of them.
 
-Sums that would make the features needless do not exist here, so what costs is walking over them. All values of C go down
-together (`heads/_descent.py`): each step is one product of the features with all M * C columns and one back. Steps are few,
-since they are taken in coordinates in which the Hessian at W = 0 is the identity: with the Gram matrix G = Q diag(g) Q' of
-the centred features and v the variance of a label, these are W = Q diag(1 / sqrt(1 + C v g)) U. Products are in float32; the
-end is reached, and judged, in float64.
+Newton's method takes few steps, each a walk over the features, and finds its ways by conjugate gradients on the rows in memory
+(`heads/_newton.py`). All values of C lie on one path, W as a function of log C, which is smooth: first some of them are
+solved one after the other, about one a factor of ten, each from where the path points to; then all others at once, from where
+it must pass, so that they share every product. Of a C alone the path is walked too, roughly. Products are in float32.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,30 +23,39 @@ from torch import Tensor, nn
 from featurecache.checks import check
 from featurecache.features import FeatureBatch
 from heads import HeadSpec
-from heads._descent import Descent
 from heads._inputs import Inputs, alike
-from heads._logits import Passes
+from heads._logits import Curvature, Passes
+from heads._newton import Descended, Product, descend
+from heads._preconditioner import preconditioner
 
 log = logging.getLogger("featurecache")
 
 CONSUMES = "last"
 LEARNING_RATE = 0.0
 
-MEMORY = 10
-"""Steps that L-BFGS remembers."""
 STATE_BYTES = 1 << 30
-"""Of steps remembered; where all values of C would need more, they are solved in several groups."""
-ROUGH, TOLERANCE = 1e-7, 1e-9
-"""Relative distance from the optimum, estimated, at which a C is left in float32, and then in float64: less is noise there."""
-EVALUATIONS = 1000
+"""Of what rows say and of points, for the values of C that are solved at once; more are solved in several groups."""
+ROUGH = 1e-3
+"""Relative distance from the optimum, estimated, at which a C is left that was not asked for."""
+LEAST = 1e-9
+"""Tolerance that can be asked for."""
+NOISE = 1e-7
+"""Relative error of a value whose products are float32."""
+RUNG = 3.0
+"""Factor between values of C that are solved one after the other, at most."""
+NEAR = 4
+"""Rungs from which a start is interpolated, at most."""
+SLOW = 12
+"""Rounds of conjugate gradients after which the preconditioner is made anew."""
+STEPS = 100
 
 
 class Logistic(nn.Module):
     """An affine map at the optimum of penalised logistic regression. Solved, never trained."""
 
-    def __init__(self, spec: HeadSpec, C: float) -> None:
+    def __init__(self, spec: HeadSpec, C: float, tolerance: float) -> None:
         super().__init__()
-        self.spec, self.C = spec, C
+        self.spec, self.C, self.tolerance = spec, C, tolerance
         self.inputs = Inputs(spec)
         self.map = nn.Linear(self.inputs.width, spec.num_classes).requires_grad_(False)
 
@@ -61,91 +70,174 @@ class Logistic(nn.Module):
 
 
 def solve_together(heads: Sequence[Logistic], batches: Iterable[FeatureBatch]) -> list[dict[str, float]]:
-    """Solve heads for their own C each; those that read the same arrays share every walk over the batches."""
+    """Solve heads for their own C each; those that read the same arrays share the walks over the batches."""
     found: list[dict[str, float]] = [{} for _ in heads]
     for group in alike([head.inputs for head in heads]):
         passes = Passes(heads[group[0]].inputs, batches, heads[group[0]].spec)
-        size = 8 * (2 * MEMORY + 8) * passes.columns.count * (passes.width + 1)
-        most = max(1, STATE_BYTES // size)
-        for start in range(0, len(group), most):
-            places = group[start : start + most]
-            facts = _solve([heads[place] for place in places], passes)
-            for place, fact in zip(places, facts, strict=True):
-                found[place] = fact
+        path = _Path(passes, min(heads[place].tolerance for place in group))
+        solved = path.solve([heads[place].C for place in group])
+        for place in group:
+            found[place] = _set(heads[place], passes, solved[heads[place].C])
     return found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Solved:
+    """The optimum of one C."""
+
+    point: Tensor
+    """(K, D + 1) weights and intercepts for centred features, float64."""
+    objective: float
+    left: float
+    """Estimated distance from the optimum, relative."""
+    products: int
+
+
 @torch.no_grad()
-def _solve(heads: Sequence[Logistic], passes: Passes) -> list[dict[str, float]]:
-    strengths = torch.tensor([head.C for head in heads], dtype=torch.float64)
-    coordinates = _Coordinates(passes, strengths)
-    descent = Descent(torch.zeros(len(heads), (passes.width + 1) * passes.columns.count, dtype=torch.float64), MEMORY)
-    for exact in (False, True):
+def _set(head: Logistic, passes: Passes, solved: _Solved) -> dict[str, float]:
+    if not solved.left <= 10 * head.tolerance:
+        log.warning("logistic: C %g stopped %.1g of its objective above the optimum", head.C, solved.left)
+    columns, weight, bias = passes.columns, solved.point[:, :-1], solved.point[:, -1]
+    head.map.weight.copy_(columns.spread.T @ weight)
+    head.map.bias.copy_((bias - weight @ passes.mean) @ columns.spread + columns.constant)
+    return {"C": head.C, "objective": solved.objective, "products": float(solved.products)}
 
-        def evaluate(which: Tensor, points: Tensor, exact: bool = exact) -> tuple[Tensor, Tensor]:
-            weight, bias = coordinates.values(which, points)
-            losses, by_weight, by_bias = passes.losses(weight, bias, exact=exact)
-            strength = strengths[which]
-            values = strength * losses + weight.square().sum((1, 2)) / 2
-            slopes = coordinates.slopes(
-                which, strength[:, None, None] * by_weight + weight, strength[:, None] * by_bias
+
+class _Path:
+    """The optimum as a function of C, as far as it is known."""
+
+    def __init__(self, passes: Passes, tolerance: float) -> None:
+        self.passes, self.tolerance, self.shape = passes, tolerance, (passes.columns.count, passes.width + 1)
+        self.known: dict[float, Tensor] = {}
+        """C -> (K, D + 1) of the rungs."""
+        start = Curvature(passes, torch.zeros(1, *self.shape, dtype=torch.float64))
+        self.preconditioners = {0.0: preconditioner(start, 0)}
+        """C -> what was made at its optimum."""
+
+    @torch.no_grad()
+    def solve(self, strengths: Sequence[float]) -> dict[float, _Solved]:
+        """Return the optimum of every C."""
+        asked = sorted(set(strengths))
+        found: dict[float, _Solved] = {}
+        for strength in self._rungs(asked):
+            found |= self._climb(strength, self.tolerance if strength in asked else ROUGH)
+        rest = [strength for strength in asked if strength not in found]
+        size = 4 * self.shape[0] * (self.passes.rows // self.passes.stride + 16 * self.shape[1])
+        most = max(1, STATE_BYTES // size)
+        for start in range(0, len(rest), most):
+            found |= self._between(rest[start : start + most])
+        return {strength: found[strength] for strength in asked}
+
+    def _rungs(self, asked: Sequence[float]) -> list[float]:
+        """Return values of C that lead from next to nothing to the largest, those that are asked for wherever possible."""
+        rungs = [min(asked[0], self.preconditioners[0.0].balance)]
+        while rungs[-1] < asked[-1]:
+            near = [strength for strength in asked if rungs[-1] < strength <= RUNG * rungs[-1] * (1 + 1e-9)]
+            rungs.append(near[-1] if near else RUNG * rungs[-1])
+        return rungs
+
+    def _climb(self, strength: float, tolerance: float) -> dict[float, _Solved]:
+        """Solve the next rung, from the last one or from where the path points to, whichever is lower."""
+        last = self.known[max(self.known)] if self.known else torch.zeros(self.shape, dtype=torch.float64)
+        starts = torch.stack([last, self._pointed(strength)] if self.known else [last]).flatten(1)
+        values, slopes = _Penalised(self, [strength] * len(starts)).evaluate(torch.arange(len(starts)), starts)
+        best = slice(int(values.argmin()), int(values.argmin()) + 1)
+        descended = descend(
+            _Penalised(self, [strength]), starts[best], tolerance=tolerance, noise=NOISE, most=STEPS,
+            known=(values[best], slopes[best]),
+        )  # fmt: skip
+        self.known[strength] = descended.points[0].reshape(self.shape)
+        if int(descended.rounds[0]) > SLOW:
+            there = Curvature(self.passes, self.known[strength][None])
+            self.preconditioners[strength] = preconditioner(there, 0)
+        return self._solved([strength], descended)
+
+    def _between(self, strengths: Sequence[float]) -> dict[float, _Solved]:
+        """Solve values of C between the rungs, all at once."""
+        starts = torch.stack([self._pointed(strength) for strength in strengths]).flatten(1)
+        problems = _Penalised(self, strengths)
+        return self._solved(strengths, descend(problems, starts, tolerance=self.tolerance, noise=NOISE, most=STEPS))
+
+    def _pointed(self, strength: float) -> Tensor:
+        """Return the (K, D + 1) value at log C of the polynomial through the nearest rungs."""
+        near = sorted(self.known, key=lambda rung: abs(math.log(rung / strength)))[:NEAR]
+        total = torch.zeros(self.shape, dtype=torch.float64)
+        for rung in near:
+            share = math.prod(math.log(strength / o) / math.log(rung / o) for o in near if o != rung)
+            total += share * self.known[rung]
+        return total
+
+    def _solved(self, strengths: Sequence[float], descended: Descended) -> dict[float, _Solved]:
+        left = descended.left / descended.values.abs().clamp_min(1e-300)
+        return {
+            strength: _Solved(
+                descended.points[number].reshape(self.shape), float(descended.values[number]), float(left[number]),
+                int(descended.products[number]),
             )
-            return values, slopes
-
-        descent.run(evaluate, TOLERANCE if exact else ROUGH, EVALUATIONS, noise=1e-14 if exact else 1e-7)
-    weights, biases = coordinates.values(torch.arange(len(heads)), descent.points)
-    return [_set(head, passes, weights[number], biases[number], descent, number) for number, head in enumerate(heads)]
+            for number, strength in enumerate(strengths)
+        }  # fmt: skip
 
 
-def _set(
-    head: Logistic, passes: Passes, weight: Tensor, bias: Tensor, descent: Descent, number: int
-) -> dict[str, float]:
-    left = float(descent.left[number] / descent.values[number].abs().clamp_min(1e-300))
-    if left > 1000 * TOLERANCE:
-        log.warning("logistic: C %g stopped %.1g of its objective above the optimum", head.C, left)
-    columns = passes.columns
-    head.map.weight.copy_((weight @ columns.spread).T)
-    head.map.bias.copy_((bias - passes.mean @ weight) @ columns.spread + columns.constant)
-    return {
-        "C": head.C,
-        "objective": float(descent.values[number]),
-        "evaluations": float(descent.evaluations[number]),
-    }
+class _Penalised:
+    """The objectives of some values of C. See `Problems`."""
+
+    def __init__(self, path: _Path, strengths: Sequence[float]) -> None:
+        self.passes, self.shape = path.passes, path.shape
+        self.strengths = torch.tensor(strengths, dtype=torch.float64)
+        self.preconditioners = list(path.preconditioners.values())
+        rungs = list(path.preconditioners)
+        self.nearest = torch.tensor([rungs.index(_nearest(strength, rungs)) for strength in strengths])
+
+    def evaluate(self, which: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return C * the summed losses + half the squared weights, and the gradients."""
+        points = points.reshape(-1, *self.shape)
+        losses, slopes = self.passes.losses(points)
+        strengths, weights = self.strengths[which], points[:, :, :-1]
+        slopes *= strengths[:, None, None]
+        slopes[:, :, :-1] += weights
+        return strengths * losses + weights.square().sum((1, 2)) / 2, slopes.flatten(1)
+
+    def curvature(self, which: Tensor, points: Tensor) -> Product:
+        """Return the Hessians as a function."""
+        there, strengths = Curvature(self.passes, points.reshape(-1, *self.shape)), self.strengths[which]
+
+        def product(places: Tensor, directions: Tensor) -> Tensor:
+            directions = directions.reshape(-1, *self.shape)
+            found = strengths[places, None, None] * there.product(places, directions)
+            found[:, :, :-1] += directions[:, :, :-1]
+            return found.flatten(1)
+
+        return product
+
+    def preconditioned(self, which: Tensor, slopes: Tensor) -> Tensor:
+        """Return the slopes times the inverse that was made nearest."""
+        found = torch.empty_like(slopes)
+        for number in sorted(set(self.nearest[which].tolist())):
+            here = (self.nearest[which] == number).nonzero()[:, 0]
+            near, given = self.preconditioners[number], slopes[here].reshape(-1, *self.shape)
+            found[here] = near.apply(self.strengths[which[here]], given).flatten(1)
+        return found
 
 
-class _Coordinates:
-    """The points of the descent <-> weights (A, D, K) and intercepts (A, K) of the centred features."""
-
-    def __init__(self, passes: Passes, strengths: Tensor) -> None:
-        curvature = strengths * passes.columns.variance
-        self.directions = passes.directions
-        self.rest = (1 + curvature * passes.rest).rsqrt()
-        self.scales = (1 + curvature[:, None] * passes.eigenvalues).rsqrt() - self.rest[:, None]
-        self.shift = (curvature * passes.rows).rsqrt()
-        self.shape = (passes.width + 1, passes.columns.count)
-
-    def values(self, which: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        points = points.reshape(len(points), *self.shape)
-        return self._scaled(which, points[:, :-1]), self.shift[which, None] * points[:, -1]
-
-    def slopes(self, which: Tensor, by_weight: Tensor, by_bias: Tensor) -> Tensor:
-        by_point = self._scaled(which, by_weight)
-        return torch.cat([by_point, (self.shift[which, None] * by_bias)[:, None]], dim=1).flatten(1)
-
-    def _scaled(self, which: Tensor, values: Tensor) -> Tensor:
-        """Multiply (A, D, K) by the symmetric Q diag(s) Q', s known on R directions and equal on all others."""
-        inner = self.scales[which][:, :, None] * (self.directions.T @ values)
-        return self.rest[which, None, None] * values + self.directions @ inner
+def _nearest(strength: float, rungs: Sequence[float]) -> float:
+    """Return the rung where a preconditioner was made that is nearest to C; that at W = 0 stands for all below the others."""
+    made = [rung for rung in rungs if rung]
+    if not made or strength < min(made) / RUNG:
+        return 0.0
+    return min(made, key=lambda rung: abs(math.log(rung / strength)))
 
 
-def build(spec: HeadSpec, *, C: float = 1.0) -> Logistic:
+def build(spec: HeadSpec, *, C: float = 1.0, tolerance: float = 1e-5) -> Logistic:
     """Return a logistic regression; `C` weighs the losses against the squared weights, as in scikit-learn.
+
+    The objective ends within about `tolerance` of the optimum, relatively; scikit-learn's own default ends less near.
 
     Raises:
         ConfigError: lists every option out of range, and a regression, which has no classes.
     """
     check(
         (0 < C < math.inf, f"C must be positive, got {C}"),
+        (LEAST <= tolerance < 1, f"tolerance must lie in [{LEAST:g}, 1), got {tolerance}: products are in float32"),
         (spec.task != "regression", "logistic cannot do regression: it tells classes apart. Give --head ridge"),
     )
-    return Logistic(spec, C)
+    return Logistic(spec, C, tolerance)
