@@ -42,7 +42,7 @@ class RunProtocolConfig(Training):
     out: Path
     """Folder to write; a stopped command goes on trial by trial."""
     heads: tuple[str, ...] = ()
-    """Heads to compare, separated by commas; differences are against the first; default: the one of --head."""
+    """Heads to compare, separated by commas; differences are against the first; `all`: every head that reads layers and no texts, against linear; default: the one of --head."""
     sweep: Mapping[str, Any] = field(default_factory=dict)
     """Settings that every trial chooses from on its own validation, as for train-head: NAME=V1,V2 or FIRST..LAST/COUNT; may be given several times."""
 
@@ -63,7 +63,15 @@ class RunProtocolConfig(Training):
     def named_heads(self) -> list[str]:
         """The heads, one by one."""
         words = [word.strip().replace("-", "_") for text in self.heads for word in text.split(",")]
-        return [word for word in words if word] or [self.head.replace("-", "_")]
+        named = [word for word in words if word] or [self.head.replace("-", "_")]
+        return _of_layers() if named == ["all"] else named
+
+
+def _of_layers() -> list[str]:
+    """Return the heads that any store with layers can feed, the baseline first."""
+    found = {name: HEADS.load(name) for name in HEADS.names()}
+    fed = [name for name, head in found.items() if head.CONSUMES in ("last", "all") and not hasattr(head, "CONSTANTS")]
+    return ["linear", *(name for name in fed if name != "linear")]
 
 
 @dataclass(frozen=True, slots=True)

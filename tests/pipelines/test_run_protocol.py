@@ -252,3 +252,11 @@ def test_a_training_that_diverges_leaves_nothing_half_written(store, tmp_path):
     with pytest.raises(RunError, match="ceased to be a number"):
         run(config("holdout", store, tmp_path / "run", optimizer="sgd", lr=1e30))
     assert not (tmp_path / "run").exists()
+
+
+def test_all_heads_are_those_that_any_store_feeds_with_the_baseline_first():
+    named = RunProtocolConfig(protocol="holdout", stores=(Path("a.zarr"),), out=Path("b"), heads=("all",)).named_heads
+
+    assert named[0] == "linear" and len(named) == len(set(named))
+    assert {"lfa", "ridge", "knn", "logistic"} <= set(named)
+    assert not {"all", "attentive", "zero_shot", "lfa_clip", "clip_linear"} & set(named)
