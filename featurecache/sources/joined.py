@@ -79,7 +79,7 @@ class JoinedSource:
     ) -> Iterator[FeatureBatch]:
         """Yield the batches of the source with the arrays of the teachers."""
         view_of: Any = getattr(self.source, "view_of", None)
-        view = view_of(order, seed) if view_of is not None and all(one.views > 1 for one in self.teachers) else 0
+        view = 0 if view_of is None else view_of(order, seed)
         for batch in self.source.batches(batch_size, order=order, seed=seed, start=start):
             told = {teacher_array(n): one.rows(batch.rows, view) for n, one in enumerate(self.teachers)}
             yield replace(batch, arrays={**batch.arrays, **told})

@@ -20,11 +20,13 @@ from featurecache.devices import cores
 from featurecache.errors import BackboneError
 from featurecache.features import FeatureBatch
 from featurecache.peft import Adapted
+from featurecache.seeding import generator
 from featurecache.sources import Order, ParameterGroup
 from featurecache.sources._augmenting import Drawing, drawing
 from featurecache.sources._workers import Workers
 from featurecache.sources.cached import Ids, Walk, ordered
 from featurecache.sources.images import AHEAD, Feed, Threads
+from featurecache.views import Views
 
 FORWARD = 64
 """Images of a forward pass that keeps no gradients, at most: whatever rows are asked for at once, memory stays bounded."""
@@ -46,10 +48,14 @@ class LiveImages:
         threads: int | None = None,
         workers: int = 0,
         batch: int = FORWARD,
+        views: Views | None = None,
     ) -> None:
-        """Prepare to decode at most `batch` images at a time, in `workers` processes or, with none, on `threads` threads."""
-        self.dataset, self.augments, self.batch = dataset, augment != "none", batch
-        filler: Any = drawing(backbone, dataset, augment, options or {}, decoder)
+        """Prepare to decode at most `batch` images at a time, in `workers` processes or, with none, on `threads` threads.
+
+        With `views` a pass of training sees one of these views, by the same draw a store keeps, and not a view of its own.
+        """
+        self.dataset, self.augments, self.batch, self.views = dataset, augment != "none", batch, views
+        filler: Any = drawing(backbone, dataset, augment, options or {}, decoder, views)
         self._feed: Feed
         if workers:
             self._ahead = max(AHEAD, -(-2 * workers // batch))
@@ -78,6 +84,12 @@ class LiveImages:
         finally:
             for finish in waiting:  # its memory is given to the next pass
                 finish()
+
+    def number(self, order: Order, seed: int) -> int:
+        """Return the number under which the images of a pass are drawn; 0 is the clean picture."""
+        if not self.augments or order == "sequential":
+            return 0
+        return seed if self.views is None else int(generator("view of a pass", seed).integers(0, self.views.count))
 
     def unreadable(self, rows: Rows) -> dict[int, str]:
         """Decode every row once; return row -> why it cannot be read."""
@@ -130,12 +142,16 @@ class LiveSource:
         rows = ordered(self.rows, order, seed)
         first, count = self.part
         wholes = [rows[i : i + batch_size][first::count] for i in range(start, len(rows), batch_size)]
-        number = seed if self.images.augments and order != "sequential" else 0
+        number = self.images.number(order, seed)
         cuts = [cut for whole in wholes for cut in _cut(whole, self.images.batch)]
         with closing(self.images.batches(cuts, number)) as images:
             for whole in wholes:
                 arrays = self._of(list(islice(images, len(_cut(whole, self.images.batch)))))
                 yield FeatureBatch(whole, self.sample_ids(whole), self.targets(whole), arrays)
+
+    def view_of(self, order: Order, seed: int) -> int:
+        """Return which of the views that stores keep a pass sees; the clean one where it sees none of them."""
+        return self.images.number(order, seed) if self.images.views is not None else 0
 
     def targets(self, rows: Rows) -> Tensor:
         """Return (B,) or (B, K) targets of some rows."""

@@ -17,7 +17,8 @@ def centred(rows: Tensor) -> Tensor:
 def directions(rows: Tensor) -> Tensor:
     """(B, D) -> (B, D): centred, then every row of length one."""
     found = centred(rows)
-    return found / (found.norm(dim=1, keepdim=True) + GUARD)
+    lengths: Tensor = found.norm(dim=1, keepdim=True)
+    return found / (lengths + GUARD)
 
 
 def cosine_kernel(rows: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class AdaptiveTransfer(Distance):
         """Return the teachers' rows as they are compared: rescaled blocks, (B, D) each, or one block through the matrix."""
         if self.kernel == "dense":
             return [torch.cat(list(teachers), dim=1) @ self.s]
-        blocks = self.s.sigmoid().split(list(self.widths))
+        blocks = torch.split(self.s.sigmoid(), list(self.widths))
         return [rows * scale for rows, scale in zip(teachers, blocks, strict=True)]
 
     def kernels(self, features: Tensor, teachers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ class AdaptiveTransfer(Distance):
     def scales(self) -> list[Tensor]:
         """Return sigmoid(s) of every teacher; of a matrix, the length of each of its rows."""
         values = self.s.detach().norm(dim=1) if self.kernel == "dense" else self.s.detach().sigmoid()
-        return list(values.split(list(self.widths)))
+        return list(torch.split(values, list(self.widths)))
 
 
 def build(dimensions: Dimensions, *, kernel: Kernel = "linear", learn_scales: bool = True) -> AdaptiveTransfer:

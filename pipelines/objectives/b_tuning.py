@@ -79,7 +79,7 @@ class BayesianTuning(Distance):
 
     def measure(self, features: Tensor, teachers: Sequence[Tensor]) -> Tensor:
         """(B, d), (B, D) each -> ()."""
-        blocks = self.means.split(list(self.dimensions.teachers), dim=1)
+        blocks = torch.split(self.means, list(self.dimensions.teachers), dim=1)
         said = [share * (rows @ m.T) for share, rows, m in zip(self.shares, teachers, blocks, strict=True)]
         return F.mse_loss(features @ self.own.T, torch.stack(said).sum(0))
 

@@ -52,6 +52,10 @@ class Plan:
     start: Start | None
     rates: tuple[float, float]
     """Of the head, and of the method."""
+    rows: Mapping[str, npt.NDArray[np.int64]] | None = None
+    """Split -> the rows it has here; None: all that are labelled."""
+    views: Views | None = None
+    """Drawn views that training sees, and no others; None: as `augment` says, anew in every epoch."""
 
 
 def planned(config: TrainOnlineConfig) -> Plan:
@@ -151,7 +155,7 @@ def images_of(plan: Plan, config: TrainOnlineConfig, ranks: Ranks) -> Iterator[L
     part = math.ceil(config.batch_size / config.accumulate / ranks.count)
     images = LiveImages(
         plan.backbone, plan.dataset, augment=config.augment, options=config.augment_option, decoder=config.decoder,
-        threads=config.decode_threads, workers=config.workers, batch=min(FORWARD, part),
+        threads=config.decode_threads, workers=config.workers, batch=min(FORWARD, part), views=plan.views,
     )  # fmt: skip
     at_once = True
     try:
@@ -169,7 +173,7 @@ def sources_of(
     Raises:
         UnreadableSampleError: an image cannot be read, and is not to be left out; told when it is met.
     """
-    rows = {split: labelled(plan.dataset, split) for split in SPLITS}
+    rows = dict(plan.rows or {split: labelled(plan.dataset, split) for split in SPLITS})
     skipped: dict[int, str] = {}
     if config.on_error == "skip":
         skipped = ranks.by_first(lambda: images.unreadable(np.sort(np.concatenate(list(rows.values())))))
