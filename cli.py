@@ -196,7 +196,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
 def field_help(config: Any) -> dict[str, str]:
     """Return field name -> the docstring that follows the field in the class, or in one that it extends."""
     found: dict[str, str] = {}
-    for one in reversed([base for base in config.__mro__ if dataclasses.is_dataclass(base)]):
+    classes: list[Any] = [base for base in config.__mro__ if dataclasses.is_dataclass(base)]
+    for one in reversed(classes):
         body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
         assert isinstance(body, ast.ClassDef)
         for field, text in zip(body.body, body.body[1:], strict=False):

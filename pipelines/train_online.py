@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from featurecache.devices import environment
-from featurecache.errors import FeatureCacheError, RunError
+from featurecache.errors import DivergedError, FeatureCacheError
 from featurecache.features import FeatureBatch
 from featurecache.metrics import primary
 from featurecache.peft import save_adapted
@@ -158,7 +158,7 @@ def _fitted(
     """Train, or go on with a training; what was best on validation is then in head and backbone.
 
     Raises:
-        RunError: the loss ceased to be a number.
+        DivergedError: the loss ceased to be a number.
     """
     train, validation, task = sources["train"], sources["val"], plan.header.task
     targets = train.targets(train.rows).numpy()
@@ -180,7 +180,7 @@ def _fitted(
     judge = whole(validation, ranks) if guide is None or guide.keeps_best else None
     pace = fit([member], rows, judge, objective, recipe, task, checkpoint=path, ranks=ranks)
     if member.diverged:
-        raise RunError(
+        raise DivergedError(
             f"the loss ceased to be a number in epoch {member.diverged} (learning rates {plan.rates[0]:g} of the head, "
             f"{plan.rates[1]:g} of the backbone), so there is nothing to keep. Give a lower --lr or --backbone-lr."
         )

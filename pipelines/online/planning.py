@@ -58,8 +58,8 @@ class Plan:
     """Drawn views that training sees, and no others; None: as `augment` says, anew in every epoch."""
 
 
-def planned(config: TrainOnlineConfig) -> Plan:
-    """List the images, build the model, put the method into it, and say what the head will read.
+def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> Plan:
+    """List the images (or take the data set that is open), build the model with its method, and say what the head will read.
 
     Raises:
         ConfigError: lists every reason why this cannot be trained.
@@ -67,7 +67,9 @@ def planned(config: TrainOnlineConfig) -> Plan:
     """
     check_decoder(config.decoder)
     head, method = HEADS.load(config.head), PEFT.load(config.peft)
-    dataset = open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
+    dataset = dataset or open_dataset(
+        config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint
+    )
     backbone = load_backbone(config.backbone, backbone_options(config))
     start = start_of(config.init_from, config, backbone.identity, dataset) if config.init_from else None
     with torch.random.fork_rng():

@@ -45,38 +45,64 @@ class StudentPlan:
         return tuple(teacher.width for teacher in self.teachers)
 
 
-def opened(config: TrainStudentConfig) -> ImageDataset:
-    """List the images of the data.
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """What is opened once for all cells of a sweep."""
 
-    Raises:
-        DatasetError: there are none, or they cannot be a data set.
-    """
-    return open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
+    dataset: ImageDataset
+    stores: Mapping[str, FeatureStore]
+    """By their place, as it was named."""
+
+    @classmethod
+    def of(cls, config: TrainStudentConfig) -> Opened:
+        """List the images of the data, and open the stores of all teachers.
+
+        Raises:
+            DatasetError, StoreError: as what they name.
+        """
+        dataset = open_dataset(
+            config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint
+        )
+        return cls(dataset, {str(place): open_store(place) for place in config.teacher})
+
+    def taught(self, config: TrainStudentConfig) -> list[FeatureStore]:
+        """Return the stores of the teachers of one training, in their order."""
+        return [self.stores[str(place)] for place in config.teacher]
 
 
-def planned(config: TrainStudentConfig) -> StudentPlan:
-    """List images and rows, open the teachers, build the student.
+def planned(config: TrainStudentConfig, opened: Opened) -> StudentPlan:
+    """Join the teachers, and build the student.
 
     Raises:
         ConfigError: lists every reason why this cannot be trained.
-        UnknownNameError, DatasetError, BackboneError, StoreError: as what they name.
+        UnknownNameError, BackboneError, StoreError: as what they name.
     """
-    check_objective(config)
-    dataset = opened(config)
-    stores = [open_store(place) for place in config.teacher]
+    check_config(config, opened)
+    dataset, stores = opened.dataset, opened.taught(config)
     rows, views = rows_of(dataset, config), _views(stores, config)
-    check(
-        *teachable(np.asarray(dataset.table.target)[rows["train"]], dataset.task, config.data),
-        *((False, problem) for problem in _of_reference(config, len(rows["train"]))),
-        *((False, problem) for problem in _of_objective(config, stores, dataset)),
-    )
     teachers = [Teacher(store, config.teacher_array, dataset, views=views.count if views else 1) for store in stores]
     epochs = config.epochs
     if config.steps is not None:
         epochs = whole_epochs(config.steps, len(rows["train"]), config.batch_size)
     settings = config.online(epochs=epochs, augment=views.augment if views else config.augment)
-    online = replace(planned_online(settings), rows=rows, views=views)
+    online = replace(planned_online(settings, dataset), rows=rows, views=views)
     return StudentPlan(config=config, online=online, settings=settings, teachers=teachers, rows=rows)
+
+
+def check_config(config: TrainStudentConfig, opened: Opened) -> None:
+    """Refuse what cannot be trained, as far as data and stores say, before a student is built.
+
+    Raises:
+        ConfigError: lists every reason.
+    """
+    check_objective(config)
+    dataset, stores = opened.dataset, opened.taught(config)
+    rows = rows_of(dataset, config)
+    check(
+        *teachable(np.asarray(dataset.table.target)[rows["train"]], dataset.task, config.data),
+        *((False, problem) for problem in _of_reference(config, len(rows["train"]))),
+        *((False, problem) for problem in _of_objective(config, stores, dataset)),
+    )
 
 
 def check_objective(config: TrainStudentConfig) -> None:
@@ -97,12 +123,18 @@ def check_objective(config: TrainStudentConfig) -> None:
     check(
         (name == PROBE or config.student is not None, "name what is to be trained: --student timm:NAME"),
         (not (guides or name == PROBE) or len(config.teacher) > 0, f"objective {name} needs a --teacher STORE"),
-        (guides or config.prec is None, f"prec weighs the distance to the teachers, and objective {name} has none. {other}"),
         (
-            guides or not config.objective_option,
+            guides or config.prec is None,
+            f"prec weighs the distance to the teachers, and objective {name} has none. {other}",
+        ),
+        (
+            guides or name == PROBE or not config.objective_option,
             f"objective {name} has no options, but {', '.join(config.objective_option)} was given. {other}",
         ),
-        (guides or config.prior_freq == 1, f"prior_freq rests the student, and objective {name} learns nothing else. {other}"),
+        (
+            guides or config.prior_freq == 1,
+            f"prior_freq rests the student, and objective {name} learns nothing else. {other}",
+        ),
         *((False, problem) for problem in (_needless(config) if name == PROBE else ())),
     )
 
