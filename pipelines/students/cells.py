@@ -11,7 +11,7 @@ from typing import Any
 from featurecache.checks import check, coerce
 from featurecache.errors import ConfigError
 from featurecache.registry import nearest
-from pipelines.objectives import OBJECTIVES, names
+from pipelines.objectives import OBJECTIVES, PROBE, names
 from pipelines.students.settings import TrainStudentConfig
 
 SWEPT: Mapping[str, type] = {
@@ -21,6 +21,8 @@ SWEPT: Mapping[str, type] = {
 ALIASES = {"wd": "weight_decay"}
 OF_GUIDANCE = ("prec", "prior_lr", "prior_freq", "objective_option")
 """What says nothing where no distance is minimised."""
+OF_A_STUDENT = ("student", "student_weights", "from_scratch", "image_size", "backbone_lr", "augment")
+"""What says nothing where there is no student, beside its options and its transform."""
 SHARED = "shared"
 """Folder of a sweep for what its cells share."""
 
@@ -106,16 +108,15 @@ def _cell(config: TrainStudentConfig, named: dict[str, Any]) -> StudentCell:
     one = replace(config, sweep={}, out=config.out, cache=config.cache or config.out / SHARED, **changes)
     if "teachers" in named and one.named != "none":
         one = replace(one, teacher=tuple(config.teacher[int(n) - 1] for n in named["teachers"].split("+")))
+    start = {f.name: f.default for f in fields(TrainStudentConfig)}
+    one = replace(one, objective_option=_known(one.named, one.objective_option))
     if one.weight is None:
-        start = {f.name: f.default for f in fields(TrainStudentConfig)}
-        kept = one.objective_option if one.named == "concat_probe" else {}
-        one = replace(
-            one, prec=None, prior_lr=start["prior_lr"], prior_freq=1, objective_option=_known(one.named, kept)
-        )
-    else:
-        one = replace(one, objective_option=_known(one.named, one.objective_option))
+        one = replace(one, prec=None, prior_lr=start["prior_lr"], prior_freq=1)
+    if one.named == PROBE:
+        one = replace(one, **{name: start[name] for name in OF_A_STUDENT}, backbone_option={}, transform={})
     silent = set(OF_GUIDANCE) if one.weight is None else set()
     silent |= {"teachers"} if one.named == "none" else set()
+    silent |= {"backbone_lr"} if one.named == PROBE else set()
     told = {name: value for name, value in named.items() if name not in silent}
     cell = StudentCell(one, {"objective": one.named, **{k: v for k, v in told.items() if k != "objective"}})
     return StudentCell(replace(one, out=config.out / "cells" / cell.name), cell.named)
@@ -123,7 +124,7 @@ def _cell(config: TrainStudentConfig, named: dict[str, Any]) -> StudentCell:
 
 def options_of(name: str) -> list[str]:
     """Return the options of an objective; a name that is none of one has none."""
-    if name == "concat_probe":
+    if name == PROBE:
         return ["head"]
     if name == "none" or name not in OBJECTIVES.names():
         return []
