@@ -89,7 +89,9 @@ class TestTeachers:
 
 class TestObjectives:
     def test_that_is_not_there_names_the_nearest(self, data, store, out):
-        assert "Did you mean 'kernel_kd'?" in refused(student(data, out, store, objective="kernel-kds"), UnknownNameError)
+        assert "Did you mean 'kernel_kd'?" in refused(
+            student(data, out, store, objective="kernel-kds"), UnknownNameError
+        )
 
     def test_none_has_no_prec_and_no_options(self, data, store, out):
         said = refused(student(data, out, store, objective="none", prec=1.0, objective_option={"kernel": "rbf"}))
@@ -141,11 +143,15 @@ class TestReference:
 
 class TestSweeps:
     def test_of_what_is_not_swept_name_the_nearest(self, data, store, out):
-        said = refused(student(data, out, store, sweep={"precs": "1,2", "teachers": "1,3", "seed": "0,0", "lr": "much"}))
+        said = refused(
+            student(data, out, store, sweep={"precs": "1,2", "teachers": "1,3", "seed": "0,0", "lr": "much"})
+        )
 
         assert "sweep precs: nothing that students are swept over. Did you mean 'prec'?" in said
         assert "sweep teachers=3: teachers are named by their order, 1 to 1" in said
-        assert "sweep seed=0,0: a value is there twice" in said and "lr=much: these are not all of the type float" in said
+        assert (
+            "sweep seed=0,0: a value is there twice" in said and "lr=much: these are not all of the type float" in said
+        )
 
     def test_of_prec_without_teachers_say_nothing(self, data, store, out):
         said = refused(student(data, out, store, objective="none", sweep={"prec": "1,2"}))

@@ -79,7 +79,7 @@ class ObjectiveContract:
         options = [p for p in inspect.signature(room.build).parameters.values() if p.name != "dimensions"]
         assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in options)
         assert len(room.build(DIMENSIONS).scales()) in (0, len(DIMENSIONS.teachers))
-        assert room.PAIRS == self._compares_rows()
+        assert self._compares_rows() == room.PAIRS
 
     def _compares_rows(self) -> bool:
         """Return whether the distance of two halves of a batch is another than that of the whole."""

@@ -94,10 +94,17 @@ def objective_of(name: str, source: TinyStudent, *, prec: float = 1.0, prior_fre
     return made
 
 
-def trained(name: str, *, epochs: int = 4, optimizer: Any = "adam", **given: Any) -> tuple[dict[str, Tensor], Any, TinyStudent, Pace]:
+def trained(
+    name: str, *, epochs: int = 4, optimizer: Any = "adam", **given: Any
+) -> tuple[dict[str, Tensor], Any, TinyStudent, Pace]:
     """Train by one objective, five steps an epoch; return (student and head, objective, source, pace)."""
     source, top = TinyStudent(), head()
     objective = likelihood("classification") if name == "none" else objective_of(name, source, **given)
     recipe = Recipe(epochs=epochs, batch_size=16, optimizer=optimizer, schedule="constant")
     pace = fit([Member(top, 1e-2)], source, None, objective, recipe, "classification")
-    return source.state() | {f"head.{k}": v.detach().clone() for k, v in top.state_dict().items()}, objective, source, pace
+    return (
+        source.state() | {f"head.{k}": v.detach().clone() for k, v in top.state_dict().items()},
+        objective,
+        source,
+        pace,
+    )

@@ -23,14 +23,18 @@ from tests.pipelines.objectives.samples import TinyStudent, objective_of, traine
 @pytest.mark.parametrize(("one", "other"), [(256, 256), (7, 3), (1, 1)])
 def test_the_kernel_of_products_is_that_of_the_products_made(one, other):
     draw = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(20, width, generator=draw, dtype=torch.float64).requires_grad_() for width in (one, other))
+    left, right = (
+        torch.randn(20, width, generator=draw, dtype=torch.float64).requires_grad_() for width in (one, other)
+    )
     made = torch.einsum("bi,bj->bij", left, right).flatten(1)
 
     ours, theirs = product_kernel(left, right), cosine_kernel(made)
 
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     weights = torch.randn(20, 20, generator=draw, dtype=torch.float64)
-    gradients = [torch.autograd.grad((kernel * weights).sum(), (left, right), retain_graph=True) for kernel in (ours, theirs)]
+    gradients = [
+        torch.autograd.grad((kernel * weights).sum(), (left, right), retain_graph=True) for kernel in (ours, theirs)
+    ]
     for mine, brute in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, brute, rtol=1e-7, atol=1e-10)
 
@@ -69,7 +73,9 @@ def test_b_tuning_mixes_the_predictions_of_logme():
         for n, (share, one) in enumerate(zip(shares, teachers, strict=True))
     )
     said = whole.arrays["embedding"].double() @ torch.from_numpy(own.weights_).T
-    assert tuning(dict(whole.arrays), whole).total.item() == pytest.approx((said - targets).square().mean().item(), rel=1e-5)
+    assert tuning(dict(whole.arrays), whole).total.item() == pytest.approx(
+        (said - targets).square().mean().item(), rel=1e-5
+    )
 
 
 def test_b_tuning_says_why_logme_cannot_be_had():
@@ -118,7 +124,9 @@ class TestFactorTransfer:
         source, empty = TinyStudent(), TinyStudent(rows=0)
         objective = guided("factor_transfer", Dimensions(5, (10, 6)), guidance(), {})
 
-        with pytest.raises(ConfigError, match="stops early on validation rows, and there are none. Give the data a val"):
+        with pytest.raises(
+            ConfigError, match="stops early on validation rows, and there are none. Give the data a val"
+        ):
             objective.prepare(Material(teachers={"train": source, "val": empty}, student=source))
 
 
@@ -128,7 +136,7 @@ def guidance() -> Guidance:
 
 def test_the_student_rests_between_every_third_step():
     frequent, *_ = trained("aft", epochs=1)
-    values, objective, source, pace = trained("aft", epochs=1, prior_freq=3)
+    values, objective, *_ = trained("aft", epochs=1, prior_freq=3)
     once, *_ = trained("aft", epochs=1, prior_freq=5)
 
     rests = [objective.detach_student(step) for step in range(5)]
