@@ -31,7 +31,9 @@ def section(page: Page) -> Section | None:
         "A scale is what a dimension of a teacher is multiplied by before kernels are compared (aft: between 0 and 1, 0.5 at "
         "the start). The kernel distance is that of aft with equal scales, over rows of validation, whatever was minimised."
     )
-    values = {run.name: {name: run.record.get(name) for name in ("objective", "teachers", "students")} for run in taught}
+    values = {
+        run.name: {name: run.record.get(name) for name in ("objective", "teachers", "students")} for run in taught
+    }
     return Section(
         title="Students and teachers", text=text, tables=[*swept, Table("teachers", columns, rows)], figures=figures,
         values=values,
