@@ -133,9 +133,10 @@ def places(store: FeatureStore, dataset: ImageDataset) -> Rows:
     lacking = int((found < 0).sum())
     if lacking:
         first = dataset.table.sample_id[int((found < 0).argmax())]
+        what = "another data set" if lacking == len(dataset) else "a part of this data, or of another data set"
         raise StoreMismatchError(
             f"{store.path} lacks {lacking} of the {len(dataset)} samples of {dataset.spec}, the first is {str(first)!r}: it is "
-            "of another data set, or of a part of this one. Extract the teacher from this data, or add what is missing."
+            f"of {what}. Extract the teacher from this data, or add what is missing."
         )
     if not _same(store, dataset, [ours[name] for name in ids if name in ours], len(ids)):
         raise StoreMismatchError(
