@@ -23,6 +23,7 @@ from featurecache.peft import Adapted
 from featurecache.seeding import generator
 from featurecache.sources import Order, ParameterGroup
 from featurecache.sources._augmenting import Drawing, drawing
+from featurecache.sources._held import HeldImages
 from featurecache.sources._workers import Workers
 from featurecache.sources.cached import Ids, Walk, ordered
 from featurecache.sources.images import AHEAD, Feed, Threads
@@ -49,12 +50,14 @@ class LiveImages:
         workers: int = 0,
         batch: int = FORWARD,
         views: Views | None = None,
+        held: HeldImages | None = None,
     ) -> None:
         """Prepare to decode at most `batch` images at a time, in `workers` processes or, with none, on `threads` threads.
 
         With `views` a pass of training sees one of these views, by the same draw a store keeps, and not a view of its own.
+        `held` keeps clean pictures for the next pass.
         """
-        self.dataset, self.augments, self.batch, self.views = dataset, augment != "none", batch, views
+        self.dataset, self.augments, self.batch, self.views, self.held = dataset, augment != "none", batch, views, held
         filler: Any = drawing(backbone, dataset, augment, options or {}, decoder, views)
         self._feed: Feed
         if workers:
@@ -72,14 +75,22 @@ class LiveImages:
             UnreadableSampleError: the first image that cannot be read.
             WorkerError: a worker process died.
         """
-        started = (self._feed.begin([(int(row), number) for row in piece]) for piece in pieces)
+        held = None if number else self.held
+        there = [held is not None and held.has(piece) for piece in pieces]
+        missing = (piece for piece, known in zip(pieces, there, strict=True) if not known)
+        started = (self._feed.begin([(int(row), number) for row in piece]) for piece in missing)
         waiting = deque(islice(started, self._ahead))
         try:
-            for _ in pieces:
+            for piece, known in zip(pieces, there, strict=True):
+                if known and held is not None:
+                    yield held.take(piece)
+                    continue
                 waiting += islice(started, 1)
                 images, found = waiting.popleft()()
                 for error in filter(None, found):
                     raise error
+                if held is not None:
+                    held.keep(piece, images[0])
                 yield images[0]
         finally:
             for finish in waiting:  # its memory is given to the next pass

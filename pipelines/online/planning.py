@@ -25,7 +25,7 @@ from featurecache.prompting import templates_asked
 from featurecache.requests import header_of, request_of, requested
 from featurecache.sources.cached import is_labelled
 from featurecache.sources.images import check_feed
-from featurecache.sources.live import FORWARD, LearningSource, LiveImages, LiveSource
+from featurecache.sources.live import FORWARD, HeldImages, LearningSource, LiveImages, LiveSource
 from featurecache.views import Views
 from heads import HEADS, HeadSpec
 from heads._checkpoint import refusals
@@ -56,6 +56,8 @@ class Plan:
     """Split -> the rows it has here; None: all that are labelled."""
     views: Views | None = None
     """Drawn views that training sees, and no others; None: as `augment` says, anew in every epoch."""
+    held: HeldImages | None = None
+    """Clean pictures that are decoded already."""
 
 
 def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> Plan:
@@ -158,6 +160,7 @@ def images_of(plan: Plan, config: TrainOnlineConfig, ranks: Ranks) -> Iterator[L
     images = LiveImages(
         plan.backbone, plan.dataset, augment=config.augment, options=config.augment_option, decoder=config.decoder,
         threads=config.decode_threads, workers=config.workers, batch=min(FORWARD, part), views=plan.views,
+        held=plan.held,
     )  # fmt: skip
     at_once = True
     try:

@@ -125,7 +125,7 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
     rows = [(*(_plain(line.get(name)) for name in columns), *_shown(line, "{:.4f}")) for line in lines]
     heads = (f"test {metric}", "95 % over rows", "95 % over seeds")
     notes = [
-        "chosen on validation, each objective and its teachers for itself; test rows were read once, of what was chosen"
+        "chosen on validation, each objective with its teachers for itself; kernel_distance: to each teacher, afterwards"
     ]
     found = [Table("students", (*columns, *heads), rows, notes)]
     gaps = record["students"]["differences"]

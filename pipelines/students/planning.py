@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from featurecache.checks import check
 from featurecache.datasets import ImageDataset, open_dataset
 from featurecache.errors import ConfigError, UnknownNameError
 from featurecache.registry import nearest
+from featurecache.sources.live import HeldImages
 from featurecache.sources.teachers import Teacher, vector_of
 from featurecache.stores import FeatureStore, open_store
 from featurecache.views import Views
@@ -52,6 +54,8 @@ class Opened:
     dataset: ImageDataset
     stores: Mapping[str, FeatureStore]
     """By their place, as it was named."""
+    pictures: dict[str, HeldImages] = field(default_factory=dict)
+    """Clean pictures as a student sees them, by what makes them."""
 
     @classmethod
     def of(cls, config: TrainStudentConfig) -> Opened:
@@ -64,6 +68,14 @@ class Opened:
             config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint
         )
         return cls(dataset, {str(place): open_store(place) for place in config.teacher})
+
+    def held(self, plan: Plan, config: TrainStudentConfig) -> HeldImages:
+        """Return the room for the pictures of all students that see alike."""
+        backbone = plan.backbone
+        key = json.dumps([backbone.name, backbone.identity.get("transform"), list(backbone.input_size), config.decoder])
+        if key not in self.pictures:
+            self.pictures[key] = HeldImages(len(self.dataset), backbone.input_size)
+        return self.pictures[key]
 
     def taught(self, config: TrainStudentConfig) -> list[FeatureStore]:
         """Return the stores of the teachers of one training, in their order."""
@@ -85,7 +97,8 @@ def planned(config: TrainStudentConfig, opened: Opened) -> StudentPlan:
     if config.steps is not None:
         epochs = whole_epochs(config.steps, len(rows["train"]), config.batch_size)
     settings = config.online(epochs=epochs, augment=views.augment if views else config.augment)
-    online = replace(planned_online(settings, dataset), rows=rows, views=views)
+    online = planned_online(settings, dataset)
+    online = replace(online, rows=rows, views=views, held=opened.held(online, config))
     return StudentPlan(config=config, online=online, settings=settings, teachers=teachers, rows=rows)
 
 
