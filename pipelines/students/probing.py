@@ -85,7 +85,7 @@ def train_probe(config: TrainStudentConfig, opened: Opened) -> TrainReport:
 def _sources(config: TrainStudentConfig, opened: Opened, rows: Mapping[str, Any]) -> dict[str, JoinedSource]:
     teachers = [Teacher(store, config.teacher_array, opened.dataset) for store in opened.taught(config)]
     for teacher in teachers:
-        teacher.stage(np.unique(np.concatenate(list(rows.values()))), config.device)
+        teacher.stage(np.unique(np.concatenate(list(rows.values()))), "cpu")
     return {split: JoinedSource(TaughtRows(opened.dataset, found), teachers) for split, found in rows.items()}
 
 
@@ -97,7 +97,7 @@ def _trained(
     dataset: Any,
 ) -> dict[str, float]:
     """Solve the head where it has a closed form, and train what of it learns by steps."""
-    head = member.head.to(config.device)
+    head = member.head
     solved = head.solve(sources["train"].walk(WALK)) if isinstance(head, ClosedForm) else {}
     weights = None
     if config.class_weights == "balanced":
