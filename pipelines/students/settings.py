@@ -63,7 +63,7 @@ class TrainStudentConfig(OnImages):
     reference: bool = False
     """Do as the published code of AFT: its split, batches that are drawn once where they are few, a cosine by epoch, the last values instead of the best on validation."""
     cache: Path | None = None
-    """Folder for what several trainings share, such as autoencoders; default: inside --out."""
+    """Folder for what several trainings share, such as autoencoders; default: inside the --out of a sweep, none for a single training."""
     sweep: Mapping[str, Any] = field(default_factory=dict)
     """Train every combination, cell by cell, and choose on validation: NAME=V1,V2 of objective, teachers (1, 2 and 1+2 by their order), prec, seed (of start and order both), lr, backbone_lr, prior_lr, weight_decay; may be given several times."""
 

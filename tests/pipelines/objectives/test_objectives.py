@@ -16,7 +16,7 @@ from pipelines.objectives import Dimensions, Guidance, Material, guided
 from pipelines.objectives import _paraphrasing as paraphrasing
 from pipelines.objectives._kernels import cosine_kernel, product_kernel
 from pipelines.objectives.cross_entropy import build as likelihood
-from pipelines.objectives.rkd import angles, distances
+from pipelines.objectives.rkd import angles, lengths_of, relative
 from tests.pipelines.objectives.samples import TinyStudent, objective_of, trained
 
 
@@ -52,10 +52,10 @@ def test_relations_are_those_of_the_differences_one_by_one():
     rows[5] = rows[4]  # two of them are one point
     far = torch.stack([torch.stack([(a - b).norm() for b in rows]) for a in rows])
 
-    torch.testing.assert_close(distances(rows), far / far[far > 0].mean())
+    torch.testing.assert_close(relative(lengths_of(rows)), far / far[far > 0].mean())
     for i, j, k in product(range(6), repeat=3):
         one, other = (nn.functional.normalize(rows[place] - rows[i], dim=0) for place in (j, k))
-        assert angles(rows)[i, j, k].item() == pytest.approx((one @ other).item(), abs=1e-12)
+        assert angles(rows, lengths_of(rows))[i, j, k].item() == pytest.approx((one @ other).item(), abs=1e-12)
 
 
 def test_b_tuning_mixes_the_predictions_of_logme():
