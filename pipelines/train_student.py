@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from featurecache.checks import check
 from featurecache.errors import DivergedError, FeatureCacheError, RunError
 from featurecache.files import write_atomic
 from featurecache.metrics import primary
@@ -15,9 +16,9 @@ from featurecache.reports import Table
 from featurecache.runs import CONFIG, RECORD, discard, is_done, read_run, write_record
 from pipelines.objectives import PROBE
 from pipelines.students.cells import StudentCell, cells_of
-from pipelines.students.comparing import Done, cell_lines, chosen, compared, tables
+from pipelines.students.comparing import Done, cell_lines, chosen, compared, standing, tables
 from pipelines.students.guiding import StudentGuide
-from pipelines.students.planning import Opened, StudentPlan, check_config, check_objective, planned
+from pipelines.students.planning import Opened, StudentPlan, check_config, check_objective, planned, rows_of
 from pipelines.students.probing import train_probe
 from pipelines.students.settings import TrainStudentConfig
 from pipelines.train_head import TrainReport
@@ -102,6 +103,11 @@ def _sweep(config: TrainStudentConfig, ranks: Ranks) -> TrainReport:
     cells, opened = cells_of(config), Opened.of(config)
     for cell in cells:
         check_config(cell.config, opened)
+    choosing = len({(cell.group, cell.setting) for cell in cells}) > len({cell.group for cell in cells})
+    check((
+        not choosing or len(rows_of(opened.dataset, config)["val"]) > 0,
+        f"a sweep chooses on validation rows, and {config.data} has none. Give the data a val split, or one setting",
+    ))  # fmt: skip
     if ranks.by_first(lambda: is_done(config.out, wanted(config, opened, None))):
         return SweepReport(config.out, read_run(config.out)[1], repeated=True)
     done = [_cell(cell, opened, ranks) for cell in cells]
@@ -137,7 +143,7 @@ def _concluded(done: Sequence[Done], config: TrainStudentConfig, opened: Opened)
         )
     found = compared(picked, opened.dataset)
     students = [cells for group, cells in picked.items() if group[0] != PROBE] or list(picked.values())
-    best = max(students, key=lambda cells: sum(one.value("val", metric) for one in cells) / len(cells))
+    best = max(students, key=lambda cells: standing(cells, metric))
     lines = cell_lines(done, picked, metric)
     files = {"sweep": lines, "results": found["results"], "differences": found["differences"]}
     for name, table in files.items():

@@ -45,10 +45,15 @@ def chosen(done: Sequence[Done], metric: str) -> dict[tuple[str, str], list[Done
     for group, settings in groups.items():
         alive = [cells for cells in settings.values() if all(cell.record is not None for cell in cells)]
         if alive:
-            found[group] = max(
-                alive, key=lambda cells: float(np.nanmean([cell.value("val", metric) for cell in cells]))
-            )
+            found[group] = max(alive, key=lambda cells: standing(cells, metric))
     return found
+
+
+def standing(cells: Sequence[Done], metric: str) -> float:
+    """Return the mean of a metric over the seeds of a setting, on validation; minus infinity where it is not defined."""
+    values = [cell.value("val", metric) for cell in cells]
+    known = [value for value in values if not np.isnan(value)]
+    return sum(known) / len(known) if known else float("-inf")
 
 
 def compared(picked: Mapping[tuple[str, str], Sequence[Done]], dataset: ImageDataset) -> dict[str, list[Line]]:
@@ -56,7 +61,7 @@ def compared(picked: Mapping[tuple[str, str], Sequence[Done]], dataset: ImageDat
     metric, groups = primary(dataset.task), list(picked)
     every = [one for group in groups for one in picked[group]]
     if not all("test" in (one.record or {"metrics": {}})["metrics"] for one in every):
-        return {"results": [_line(group, picked[group], metric) for group in groups], "differences": []}
+        return {"results": [_defined(_line(group, picked[group], metric)) for group in groups], "differences": []}
     rows = _tested(every[0].cell.config.out, dataset)
     seeds = [[cell.cell.config.seed for cell in picked[group]] for group in groups]
     outcomes = [
@@ -75,7 +80,12 @@ def compared(picked: Mapping[tuple[str, str], Sequence[Done]], dataset: ImageDat
         }
         for place, group in enumerate(groups) if place
     ]  # fmt: skip
-    return {"results": results, "differences": differences}
+    return {"results": [_defined(line) for line in results], "differences": [_defined(line) for line in differences]}
+
+
+def _defined(line: Line) -> Line:
+    """Return a line in which a number that is none, as a metric of too few rows may be, is None."""
+    return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in line.items()}
 
 
 def _tested(run: Path, dataset: ImageDataset) -> npt.NDArray[np.int64]:
@@ -87,7 +97,8 @@ def _tested(run: Path, dataset: ImageDataset) -> npt.NDArray[np.int64]:
 
 def _line(group: tuple[str, str], cells: Sequence[Done], metric: str) -> Line:
     found: Line = {"objective": group[0], "teachers": group[1], **dict(cells[0].cell.setting), "seeds": len(cells)}
-    found[f"val_{metric}"] = float(np.nanmean([cell.value("val", metric) for cell in cells]))
+    value = standing(cells, metric)
+    found[f"val_{metric}"] = value if np.isfinite(value) else None
     distances = [
         [
             one["kernel_distance"]["after"]
@@ -138,7 +149,7 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
 
 
 def _shown(line: Line, form: str) -> tuple[str, str, str]:
-    if "mean" not in line:
+    if line.get("mean") is None:
         return "", "", ""
     spans = [
         f"[{form.format(line[low])}, {form.format(line[high])}]" if line.get(low) is not None else ""

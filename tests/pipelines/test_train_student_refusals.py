@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from featurecache.errors import ConfigError, RunError, StoreContentsError, StoreMismatchError, UnknownNameError
+from pipelines import train_student
 from pipelines.predict import Predictor
 from pipelines.train_student import run
 from tests.pipelines.online_samples import photos
@@ -157,6 +159,14 @@ class TestSweeps:
         said = refused(student(data, out, store, objective="none", sweep={"prec": "1,2"}))
 
         assert "prec is of the teachers, and objective none has none" in said
+
+    def test_that_choose_need_validation_rows(self, data, store, out, monkeypatch):
+        whole = train_student.rows_of
+        monkeypatch.setattr(train_student, "rows_of", lambda *given: {**whole(*given), "val": np.array([], np.int64)})
+
+        said = refused(student(data, out, store, sweep={"prec": "1,2"}))
+
+        assert "a sweep chooses on validation rows, and" in said and "has none. Give the data a val split" in said
 
 
 def test_a_probe_predicts_no_images(data, store, tmp_path):
