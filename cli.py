@@ -38,6 +38,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "pipelines.train_online:TrainOnlineConfig",
         "Train a head on images, and of the backbone what a method trains.",
     ),
+    "train-student": (
+        "pipelines.train_student:TrainStudentConfig",
+        "Train a small backbone on images, guided by the cached features of large ones.",
+    ),
     "run-protocol": (
         "pipelines.run_protocol:RunProtocolConfig",
         "Compare heads over the trials of a protocol, with intervals.",
@@ -191,12 +195,14 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 def field_help(config: Any) -> dict[str, str]:
     """Return field name -> the docstring that follows the field in the class, or in one that it extends."""
-    found: dict[str, str] = field_help(config.__base__) if dataclasses.is_dataclass(config.__base__) else {}
-    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    for field, text in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-            found[field.target.id] = inspect.cleandoc(str(ast.literal_eval(text.value)))
+    found: dict[str, str] = {}
+    classes: list[Any] = [base for base in config.__mro__ if dataclasses.is_dataclass(base)]
+    for one in reversed(classes):
+        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, text in zip(body.body, body.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+                found[field.target.id] = inspect.cleandoc(str(ast.literal_eval(text.value)))
     return found
 
 

@@ -102,6 +102,10 @@ class RunError(FeatureCacheError, ValueError):
     """A run folder that is missing, incomplete, or holds another run."""
 
 
+class DivergedError(RunError):
+    """The loss of a training ceased to be a number."""
+
+
 class RunWriteError(RunError):
     """A run cannot be written where it is to be; what is there of it goes on later."""
 

@@ -20,6 +20,8 @@ from featurecache.reports import Table
 from featurecache.runs import CONFIG, read_run
 from featurecache.stores import STORES, FeatureStore, open_store, store_exists
 from heads import HEADS
+from pipelines.objectives import OBJECTIVES, PROBE
+from pipelines.objectives import names as objective_names
 from pipelines.train_head import TrainReport
 
 
@@ -33,9 +35,9 @@ class InfoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ListConfig:
-    """List what can be named: backbone sources, data sets, heads, methods of training, store formats, timm's models."""
+    """List what can be named: backbone sources, data sets, heads, objectives of students, methods of training, store formats, timm's models."""
 
-    what: Literal["all", "backbones", "datasets", "heads", "peft", "stores"] = "all"
+    what: Literal["all", "backbones", "datasets", "heads", "objectives", "peft", "stores"] = "all"
     """Which kind of name; backbones also lists the models of timm."""
     filter: str | None = None
     """Keep the names that match, with * for any text, e.g. vit_*dinov2*."""
@@ -139,12 +141,26 @@ def list_names(config: ListConfig) -> Facts:
         kind: [{"name": name, **dict(zip(("what", "paper"), room.summary(name), strict=True))} for name in room.names()]
         for kind, room in chosen.items()
     }
+    if config.what in ("all", "objectives"):
+        found["objectives"] = [_objective(name) for name in objective_names()]
     if config.what == "backbones":
         found["timm models"] = _timm_models()
     if config.filter:
         found = {k: [item for item in items if _matches(item["name"], config.filter)] for k, items in found.items()}
     shown = [_listed(kind, items) for kind, items in found.items() if items]
     return Facts(shown or [Table("", (), (), (f"no name matches {config.filter}",))], found)
+
+
+def _objective(name: str) -> Mapping[str, Any]:
+    """Return what an objective of students is; two of them have no distance, and so no file of that name."""
+    if name == PROBE:
+        return {
+            "name": name,
+            "what": "No student: a head on the joined features of all teachers, from their stores",
+            "paper": "",
+        }
+    what, paper = OBJECTIVES.summary("cross_entropy" if name == "none" else name)
+    return {"name": name, "what": what, "paper": paper}
 
 
 def _matches(name: str, words: str) -> bool:

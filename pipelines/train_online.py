@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from featurecache.devices import environment
-from featurecache.errors import FeatureCacheError, RunError
+from featurecache.errors import DivergedError, FeatureCacheError
 from featurecache.features import FeatureBatch
 from featurecache.metrics import primary
 from featurecache.peft import save_adapted
@@ -25,7 +25,9 @@ from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, save_head
 from pipelines._evaluation import measured, write_rows
 from pipelines._rows import balanced
+from pipelines.objectives import Objective
 from pipelines.objectives.cross_entropy import build as cross_entropy
+from pipelines.online.guide import Guide
 from pipelines.online.planning import Plan, images_of, planned, products_in, sources_of
 from pipelines.online.settings import TrainOnlineConfig
 from pipelines.train_head import TrainReport
@@ -85,8 +87,11 @@ def _wanted(plan: Plan, config: TrainOnlineConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks) -> TrainReport:
-    """Train head and backbone on the training rows, keep what is best on validation, measure validation and test."""
+def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks, guide: Guide | None = None) -> TrainReport:
+    """Train head and backbone on the training rows, keep what is best on validation, measure validation and test.
+
+    With a `guide` the backbone is a student, and its teachers have their say.
+    """
     started, header = time.perf_counter(), plan.header
     precision = str(plan.backbone.identity.get("precision"))
     if plan.backbone.device.type == "cuda":
@@ -96,11 +101,12 @@ def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks) -> TrainRe
         torch.manual_seed(config.seed)
         head, spec, solved = _started(plan, whole(sources["train"], ranks), config)
         member = Member(head, plan.rates[0], config.weight_decay)
-        pace = _fitted(member, plan, sources, config, ranks)
+        pace = _fitted(member, plan, sources, config, ranks, guide)
         metrics = {
             split: _measured(head, plan, sources[split], config, ranks)
             for split in ("val", "test") if len(sources[split])
         }  # fmt: skip
+        told = guide.end(sources, head, ranks) if guide else {}
     if ranks.first:
         save_head(config.out, head, config.head, spec, config.head_option)
         if plan.adapted.kept:
@@ -112,7 +118,7 @@ def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks) -> TrainRe
         "rows": {split: len(source) for split, source in sources.items()},
         "skipped": {plan.dataset.table.sample_id[row]: why for row, why in skipped.items()},
         "selected_by": f"val {primary(header.task)}", "environment": environment(),
-        "seconds": time.perf_counter() - started,
+        "seconds": time.perf_counter() - started, **told,
     }  # fmt: skip
     if ranks.first:
         write_record(config.out, record)
@@ -142,27 +148,39 @@ def _on_cpu(batch: FeatureBatch) -> FeatureBatch:
 
 
 def _fitted(
-    member: Member, plan: Plan, sources: Mapping[str, LiveSource], config: TrainOnlineConfig, ranks: Ranks
+    member: Member,
+    plan: Plan,
+    sources: Mapping[str, LiveSource],
+    config: TrainOnlineConfig,
+    ranks: Ranks,
+    guide: Guide | None,
 ) -> Pace:
     """Train, or go on with a training; what was best on validation is then in head and backbone.
 
     Raises:
-        RunError: the loss ceased to be a number.
+        DivergedError: the loss ceased to be a number.
     """
     train, validation, task = sources["train"], sources["val"], plan.header.task
     targets = train.targets(train.rows).numpy()
     weights = balanced(targets, len(plan.header.class_names)) if config.class_weights == "balanced" else None
-    objective = cross_entropy(task, label_smoothing=config.label_smoothing, class_weights=weights).to(config.device)
+    objective: Objective = cross_entropy(
+        task, label_smoothing=config.label_smoothing, class_weights=weights
+    ).to(config.device)  # fmt: skip
+    rows: FeatureSource = train
+    if guide:
+        rows, objective = guide.begin(sources, objective, ranks)
     recipe = Recipe(
         epochs=config.epochs, batch_size=config.batch_size, accumulate=config.accumulate, optimizer=config.optimizer,
         momentum=config.momentum, schedule=config.schedule, warmup_epochs=config.warmup_epochs,
         warmup_lr=config.warmup_lr, data_seed=config.data_seed, evaluation_batch=FORWARD, device=config.device,
         scale_loss=plan.backbone.identity.get("precision") == "fp16" and bool(plan.adapted.trainable), quiet=config.quiet,
+        reshuffle=guide is None or guide.reshuffles,
     )  # fmt: skip
     path = config.out / CHECKPOINT
-    pace = fit([member], train, whole(validation, ranks), objective, recipe, task, checkpoint=path, ranks=ranks)
+    judge = whole(validation, ranks) if guide is None or guide.keeps_best else None
+    pace = fit([member], rows, judge, objective, recipe, task, checkpoint=path, ranks=ranks)
     if member.diverged:
-        raise RunError(
+        raise DivergedError(
             f"the loss ceased to be a number in epoch {member.diverged} (learning rates {plan.rates[0]:g} of the head, "
             f"{plan.rates[1]:g} of the backbone), so there is nothing to keep. Give a lower --lr or --backbone-lr."
         )

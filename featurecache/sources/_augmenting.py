@@ -74,9 +74,14 @@ class Drawing:
 
 
 def drawing(
-    backbone: Backbone, dataset: ImageDataset, augment: str, options: Mapping[str, Any], decoder: Decoder
+    backbone: Backbone,
+    dataset: ImageDataset,
+    augment: str,
+    options: Mapping[str, Any],
+    decoder: Decoder,
+    kept: Views | None = None,
 ) -> Drawing:
-    """Return what fills places with images that are augmented in the way called `augment`.
+    """Return what fills places with images that are augmented in the way called `augment`, or as views that stores keep.
 
     Raises:
         UnknownNameError: there is no such way; names the nearest.
@@ -89,7 +94,7 @@ def drawing(
         )
     if augment != TIMM and options:
         raise ConfigError([f"augment {augment} has no options; {', '.join(options)} are those of timm's pipeline"])
-    views = Views(augment=augment) if augment in RECIPES else Views()
+    views = kept or (Views(augment=augment) if augment in RECIPES else Views())
     clean = filler_of(backbone, dataset, views, decoder)
     if augment != TIMM:
         return Drawing(clean)

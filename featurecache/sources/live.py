@@ -20,11 +20,14 @@ from featurecache.devices import cores
 from featurecache.errors import BackboneError
 from featurecache.features import FeatureBatch
 from featurecache.peft import Adapted
+from featurecache.seeding import generator
 from featurecache.sources import Order, ParameterGroup
 from featurecache.sources._augmenting import Drawing, drawing
+from featurecache.sources._held import HeldImages
 from featurecache.sources._workers import Workers
 from featurecache.sources.cached import Ids, Walk, ordered
 from featurecache.sources.images import AHEAD, Feed, Threads
+from featurecache.views import Views
 
 FORWARD = 64
 """Images of a forward pass that keeps no gradients, at most: whatever rows are asked for at once, memory stays bounded."""
@@ -46,10 +49,16 @@ class LiveImages:
         threads: int | None = None,
         workers: int = 0,
         batch: int = FORWARD,
+        views: Views | None = None,
+        held: HeldImages | None = None,
     ) -> None:
-        """Prepare to decode at most `batch` images at a time, in `workers` processes or, with none, on `threads` threads."""
-        self.dataset, self.augments, self.batch = dataset, augment != "none", batch
-        filler: Any = drawing(backbone, dataset, augment, options or {}, decoder)
+        """Prepare to decode at most `batch` images at a time, in `workers` processes or, with none, on `threads` threads.
+
+        With `views` a pass of training sees one of these views, by the same draw a store keeps, and not a view of its own.
+        `held` keeps clean pictures for the next pass.
+        """
+        self.dataset, self.augments, self.batch, self.views, self.held = dataset, augment != "none", batch, views, held
+        filler: Any = drawing(backbone, dataset, augment, options or {}, decoder, views)
         self._feed: Feed
         if workers:
             self._ahead = max(AHEAD, -(-2 * workers // batch))
@@ -66,18 +75,32 @@ class LiveImages:
             UnreadableSampleError: the first image that cannot be read.
             WorkerError: a worker process died.
         """
-        started = (self._feed.begin([(int(row), number) for row in piece]) for piece in pieces)
+        held = None if number else self.held
+        there = [held is not None and held.has(piece) for piece in pieces]
+        missing = (piece for piece, known in zip(pieces, there, strict=True) if not known)
+        started = (self._feed.begin([(int(row), number) for row in piece]) for piece in missing)
         waiting = deque(islice(started, self._ahead))
         try:
-            for _ in pieces:
+            for piece, known in zip(pieces, there, strict=True):
+                if known and held is not None:
+                    yield held.take(piece)
+                    continue
                 waiting += islice(started, 1)
                 images, found = waiting.popleft()()
                 for error in filter(None, found):
                     raise error
+                if held is not None:
+                    held.keep(piece, images[0])
                 yield images[0]
         finally:
             for finish in waiting:  # its memory is given to the next pass
                 finish()
+
+    def number(self, order: Order, seed: int) -> int:
+        """Return the number under which the images of a pass are drawn; 0 is the clean picture."""
+        if not self.augments or order == "sequential":
+            return 0
+        return seed if self.views is None else int(generator("view of a pass", seed).integers(0, self.views.count))
 
     def unreadable(self, rows: Rows) -> dict[int, str]:
         """Decode every row once; return row -> why it cannot be read."""
@@ -130,12 +153,16 @@ class LiveSource:
         rows = ordered(self.rows, order, seed)
         first, count = self.part
         wholes = [rows[i : i + batch_size][first::count] for i in range(start, len(rows), batch_size)]
-        number = seed if self.images.augments and order != "sequential" else 0
+        number = self.images.number(order, seed)
         cuts = [cut for whole in wholes for cut in _cut(whole, self.images.batch)]
         with closing(self.images.batches(cuts, number)) as images:
             for whole in wholes:
                 arrays = self._of(list(islice(images, len(_cut(whole, self.images.batch)))))
                 yield FeatureBatch(whole, self.sample_ids(whole), self.targets(whole), arrays)
+
+    def view_of(self, order: Order, seed: int) -> int:
+        """Return which of the views that stores keep a pass sees; the clean one where it sees none of them."""
+        return self.images.number(order, seed) if self.images.views is not None else 0
 
     def targets(self, rows: Rows) -> Tensor:
         """Return (B,) or (B, K) targets of some rows."""

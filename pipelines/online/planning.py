@@ -25,7 +25,7 @@ from featurecache.prompting import templates_asked
 from featurecache.requests import header_of, request_of, requested
 from featurecache.sources.cached import is_labelled
 from featurecache.sources.images import check_feed
-from featurecache.sources.live import FORWARD, LearningSource, LiveImages, LiveSource
+from featurecache.sources.live import FORWARD, HeldImages, LearningSource, LiveImages, LiveSource
 from featurecache.views import Views
 from heads import HEADS, HeadSpec
 from heads._checkpoint import refusals
@@ -52,10 +52,16 @@ class Plan:
     start: Start | None
     rates: tuple[float, float]
     """Of the head, and of the method."""
+    rows: Mapping[str, npt.NDArray[np.int64]] | None = None
+    """Split -> the rows it has here; None: all that are labelled."""
+    views: Views | None = None
+    """Drawn views that training sees, and no others; None: as `augment` says, anew in every epoch."""
+    held: HeldImages | None = None
+    """Clean pictures that are decoded already."""
 
 
-def planned(config: TrainOnlineConfig) -> Plan:
-    """List the images, build the model, put the method into it, and say what the head will read.
+def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> Plan:
+    """List the images (or take the data set that is open), build the model with its method, and say what the head will read.
 
     Raises:
         ConfigError: lists every reason why this cannot be trained.
@@ -63,7 +69,9 @@ def planned(config: TrainOnlineConfig) -> Plan:
     """
     check_decoder(config.decoder)
     head, method = HEADS.load(config.head), PEFT.load(config.peft)
-    dataset = open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
+    dataset = dataset or open_dataset(
+        config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint
+    )
     backbone = load_backbone(config.backbone, backbone_options(config))
     start = start_of(config.init_from, config, backbone.identity, dataset) if config.init_from else None
     with torch.random.fork_rng():
@@ -151,7 +159,8 @@ def images_of(plan: Plan, config: TrainOnlineConfig, ranks: Ranks) -> Iterator[L
     part = math.ceil(config.batch_size / config.accumulate / ranks.count)
     images = LiveImages(
         plan.backbone, plan.dataset, augment=config.augment, options=config.augment_option, decoder=config.decoder,
-        threads=config.decode_threads, workers=config.workers, batch=min(FORWARD, part),
+        threads=config.decode_threads, workers=config.workers, batch=min(FORWARD, part), views=plan.views,
+        held=plan.held,
     )  # fmt: skip
     at_once = True
     try:
@@ -169,7 +178,7 @@ def sources_of(
     Raises:
         UnreadableSampleError: an image cannot be read, and is not to be left out; told when it is met.
     """
-    rows = {split: labelled(plan.dataset, split) for split in SPLITS}
+    rows = dict(plan.rows or {split: labelled(plan.dataset, split) for split in SPLITS})
     skipped: dict[int, str] = {}
     if config.on_error == "skip":
         skipped = ranks.by_first(lambda: images.unreadable(np.sort(np.concatenate(list(rows.values())))))

@@ -12,29 +12,17 @@ from featurecache.checks import check
 from featurecache.datasets import Fingerprint
 from featurecache.decoders import Decoder
 from featurecache.features import Task
-from pipelines.training.settings import Learning
+from pipelines.training.settings import Learning, Optimising
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOnlineConfig(Learning):
-    """Train a head on images through a backbone, and of the backbone what a method trains."""
+class OnImages(Optimising):
+    """What every training on images lets users say: the data, how it is seen, and for how long."""
 
     data: str
     """Data set: a folder, a .zip or .tar of one, a manifest, or NAME[:ARGUMENT] such as digits."""
-    backbone: str
-    """Backbone: timm:NAME, open_clip:ARCH/PRETRAINED, demo, or python:package.module:function."""
     out: Path
     """Run folder to write."""
-    peft: str = "none"
-    """What of the backbone is trained: `featurecache list peft` names the methods; none and linear train the head alone."""
-    peft_option: Mapping[str, Any] = field(default_factory=dict)
-    """Option of the method k=v, e.g. layer_decay=0.75 of full; may be given several times."""
-    backbone_lr: float | None = None
-    """Learning rate of what is trained in the backbone, at the start; default: the method's own."""
-    drop_path: float = 0.0
-    """Probability with which training skips the last block for an image, rising from 0 in the first one (timm's)."""
-    init_from: Path | None = None
-    """Finished run to start from, of train-head or train-online: its head, and what it trained in its backbone."""
     epochs: int = 20
     """Passes over the training images."""
     batch_size: int = 64
@@ -47,18 +35,12 @@ class TrainOnlineConfig(Learning):
     """How training sees an image, anew in every epoch: none, flip, crop or strong as cached views are drawn, or timm."""
     augment_option: Mapping[str, Any] = field(default_factory=dict)
     """Option of timm's augmentation k=v: scale, hflip, color_jitter, auto_augment=rand-m9-mstd0.5, re_prob, ...; several times."""
-    weights: str | None = None
-    """Weights file (.safetensors, or a state dict), or random:SEED, instead of a download."""
     backbone_option: Mapping[str, Any] = field(default_factory=dict)
     """Architecture argument k=v, e.g. pad_type=same; may be given several times."""
     transform: Mapping[str, Any] = field(default_factory=dict)
     """Preprocessing override k=v: mean, std, size, crop, interpolation; may be given several times."""
     image_size: int | None = None
     """Side of the input in pixels; default: the model's own."""
-    norm: Literal["final", "none"] = "final"
-    """final: layers of the final width pass through the model's final norm; none: raw stream."""
-    prompts: str = "auto"
-    """What CLIP's text side says of the class names, for heads that read it; as in extract-features."""
     device: str = "cpu"
     """Device to train on: cpu, cuda, cuda:1, auto. Under torchrun, cuda is one GPU for each process."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "tf32"] = "auto"
@@ -83,17 +65,18 @@ class TrainOnlineConfig(Learning):
     """Seed of the order of the images and of their augmentation."""
 
     def __post_init__(self) -> None:
-        rate = self.backbone_lr
-        check(
-            *self.conditions(),
+        check(*self.conditions())
+
+    def conditions(self) -> list[tuple[bool, str]]:
+        """Return what must hold of the settings, each with what is said where it does not."""
+        return [
+            *super().conditions(),
             (self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
-            (rate is None or 0 < rate < math.inf, f"backbone_lr must be positive and finite, got {rate}"),
             (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
             (
                 self.accumulate > 0 and self.batch_size % self.accumulate == 0,
                 f"accumulate must be positive and divide batch_size, got {self.accumulate} of {self.batch_size}",
             ),
-            (0 <= self.drop_path < 1, f"drop_path must lie in [0, 1), got {self.drop_path}"),
             (self.image_size is None or self.image_size > 0, f"image_size must be positive, got {self.image_size}"),
             (self.workers >= 0, f"workers must not be negative, got {self.workers}"),
             (
@@ -104,4 +87,37 @@ class TrainOnlineConfig(Learning):
                 not self.workers or self.decode_threads is None,
                 "workers are processes that decode instead of threads: give workers or decode_threads, not both",
             ),
-        )
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOnlineConfig(Learning, OnImages):
+    """Train a head on images through a backbone, and of the backbone what a method trains."""
+
+    backbone: str
+    """Backbone: timm:NAME, open_clip:ARCH/PRETRAINED, demo, or python:package.module:function."""
+    peft: str = "none"
+    """What of the backbone is trained: `featurecache list peft` names the methods; none and linear train the head alone."""
+    peft_option: Mapping[str, Any] = field(default_factory=dict)
+    """Option of the method k=v, e.g. layer_decay=0.75 of full; may be given several times."""
+    backbone_lr: float | None = None
+    """Learning rate of what is trained in the backbone, at the start; default: the method's own."""
+    drop_path: float = 0.0
+    """Probability with which training skips the last block for an image, rising from 0 in the first one (timm's)."""
+    init_from: Path | None = None
+    """Finished run to start from, of train-head or train-online: its head, and what it trained in its backbone."""
+    weights: str | None = None
+    """Weights file (.safetensors, or a state dict), or random:SEED, instead of a download."""
+    norm: Literal["final", "none"] = "final"
+    """final: layers of the final width pass through the model's final norm; none: raw stream."""
+    prompts: str = "auto"
+    """What CLIP's text side says of the class names, for heads that read it; as in extract-features."""
+
+    def conditions(self) -> list[tuple[bool, str]]:
+        """Return what must hold of the settings, each with what is said where it does not."""
+        rate = self.backbone_lr
+        return [
+            *super().conditions(),
+            (rate is None or 0 < rate < math.inf, f"backbone_lr must be positive and finite, got {rate}"),
+            (0 <= self.drop_path < 1, f"drop_path must lie in [0, 1), got {self.drop_path}"),
+        ]

@@ -26,6 +26,7 @@ from featurecache.runs import read_run
 from featurecache.sources.images import decoded, grid
 from heads._checkpoint import load_head
 from pipelines._evaluation import answers, probabilities, said
+from pipelines.objectives import PROBE
 from pipelines.online.starting import trained_in
 from pipelines.predicting.gathering import Pictures, gathered
 
@@ -177,10 +178,15 @@ def rebuilt(run: str | Path, record: Mapping[str, Any], *, weights: str | None =
     """Return the backbone that made the features of a run, with what the run trained in it.
 
     Raises:
-        RunError: the run does not say what it was, or another one was built; names what differs.
+        RunError: the run does not say what it was, or has none; or another one was built: names what differs.
         WeightsError: its weights file has moved; give `weights`.
     """
     origin = dict(record["features"]["origin"])
+    if record.get("objective", {}).get("name") == PROBE:
+        raise RunError(
+            f"{run} is a probe on what teachers say ({PROBE}): it has no backbone that could look "
+            "at images. Train a student of these teachers, or a head on the store of one of them: featurecache train-head."
+        )
     if not origin:
         raise RunError(
             f"{run} does not say what built its backbone: its store had no provenance.jsonl. Train it again."

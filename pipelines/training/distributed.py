@@ -80,6 +80,19 @@ class Ranks:
             for tensor, piece in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
                 tensor.detach().copy_(piece.view_as(tensor))
 
+    def gathered(self, part: Tensor, count: int, weight: int) -> Tensor:
+        """Return all `count` rows of a batch, of which each process has its part; a gradient reaches the own rows, `weight` times.
+
+        Where `weight` processes compute one loss of these rows, and each adds a `weight`-th of it, own rows so get the whole
+        gradient of the loss, and what all have in common gets a share of it from each.
+        """
+        found = part.new_zeros(count, *part.shape[1:])
+        found[self.rank :: self.count] = part.detach()
+        torch.distributed.all_reduce(found)
+        if part.requires_grad:
+            found[self.rank :: self.count] = _Amplified.apply(part, weight)  # type: ignore[no-untyped-call]
+        return found
+
     def draw(self, *parts: Any) -> None:
         """Let each of several processes draw numbers of its own, the same ones whenever it comes here again."""
         if self.count > 1:
@@ -100,6 +113,21 @@ class Ranks:
             raise outcome[1]
         found: T = outcome[0]
         return found
+
+
+class _Amplified(torch.autograd.Function):
+    """The values as they are; their gradient a number of times."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: int) -> Tensor:
+        """Return the values."""
+        ctx.weight = weight
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of the values, amplified."""
+        return gradients[0] * ctx.weight, None
 
 
 ALONE = Ranks()

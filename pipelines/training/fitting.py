@@ -2,14 +2,14 @@
 
 Heads of one kind are trained as a stack. The best values on validation are kept, and the start counts as a candidate: a
 head that begins at a closed form never ends worse than it there. Where the features learn too (`TrainedSource`), there is
-one head, and what was best is kept of both.
+one head, and what was best is kept of both; so it is of an objective that learns.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from featurecache.progress import Bar, Stopwatch
 from featurecache.seeding import seed_of
 from featurecache.sources import FeatureSource, Order, TrainedSource
 from pipelines.objectives import Objective
+from pipelines.training.criterion import Criterion
 from pipelines.training.distributed import ALONE, Ranks
 from pipelines.training.judging import Standing, judged
 from pipelines.training.optimizers import Rule, grouped_optimizer, optimizer_of, set_rates
@@ -50,8 +51,12 @@ class Recipe:
     warmup_lr: float = 1e-5
     """Rate of the first epoch of the schedule coop."""
     order: Order = "shuffled"
+    reshuffle: bool = True
+    """Draw another order in every epoch; False: the batches of the first one come again, in their order."""
     data_seed: int = 0
     """Fixes the order of the rows of every epoch."""
+    patience: int | None = None
+    """Epochs without a better value on validation that end a training of one head; None: none do."""
     evaluation_batch: int = EVALUATION_BATCH
     """Rows of a step of measuring."""
     scale_loss: bool = False
@@ -121,15 +126,16 @@ class _Training:
     ) -> None:
         self.ranks = ranks
         self.members, self.train, self.validation = members, train, validation
-        self.objective, self.recipe, self.task, self.checkpoint = objective, recipe, task, checkpoint
+        self.criterion = Criterion(objective, ranks)
+        self.recipe, self.task, self.checkpoint = recipe, task, checkpoint
         if len(members) == 1 and members[0].random_state is not None:
             set_random_state((members[0].random_state, None))
         self.stacks = stacked(members)
         self.learning = train if isinstance(train, TrainedSource) else None
         self.optimizers = self._optimizers()
-        self.losses = _losses(objective)
         self.kept: list[dict[str, Tensor]] = [{} for _ in members]
         self.kept_source: dict[str, Tensor] = {}
+        self.kept_objective: dict[str, Tensor] = {}
         self.epoch, self.rows, self.step = 0, 0, 0
         """Epoch under way (0: none yet), its rows that are behind us, steps made in all."""
         self.totals, self.added = self._zeros(), self._zeros()
@@ -146,17 +152,20 @@ class _Training:
         found = []
         for stack, numbers in self.stacks:
             if stack.values:
-                rates = torch.tensor([self.members[n].lr for n in numbers], device=self.recipe.device)
-                decays = torch.tensor([self.members[n].weight_decay for n in numbers], device=self.recipe.device)
+                where, exact = self.recipe.device, torch.float64 if len(numbers) == 1 else torch.float32
+                rates = torch.tensor([self.members[n].lr for n in numbers], device=where, dtype=exact)
+                decays = torch.tensor([self.members[n].weight_decay for n in numbers], device=where, dtype=exact)
                 made = optimizer_of(self.recipe.optimizer, stack.values.values(), rates, decays, self.recipe.momentum)
                 found.append((made, rates))
-        groups = self.learning.groups() if self.learning else []
-        if groups:
+        for groups in (self.learning.groups() if self.learning else [], self.criterion.groups()):
+            if not groups:
+                continue
             (member,) = self.members
             made = grouped_optimizer(
                 self.recipe.optimizer, groups, member.lr, member.weight_decay, self.recipe.momentum
             )
-            found.append((made, torch.tensor([member.lr * group.lr_factor for group in groups])))
+            rates = torch.tensor([member.lr * group.lr_factor for group in groups], dtype=torch.float64)
+            found.append((made, rates))
         return found
 
     def run(self) -> None:
@@ -168,7 +177,7 @@ class _Training:
         self.first_step = self.step
         watch, done = Stopwatch(), (self.epoch - 1) * len(self.train) + self.rows
         with Bar("training", epochs * len(self.train), done, self.recipe.quiet) as bar:
-            while self.epoch <= epochs and not all(member.diverged for member in self.members):
+            while self.epoch <= epochs and not self._ends():
                 for rows in self._pass():
                     bar.advance(rows, watch)
                 self._judge()
@@ -177,8 +186,16 @@ class _Training:
             member.head.load_state_dict(values, strict=False)
         if self.learning:
             self.learning.load(self.kept_source)
+        if self.kept_objective:
+            self.criterion.load(self.kept_objective)
         self._set_training(False)
         self.checkpoint.remove()
+
+    def _ends(self) -> bool:
+        """Return whether no head learns any more: all diverged, or patience is at its end."""
+        patience = self.recipe.patience
+        waited = self.epoch - 1 - max(member.best_epoch for member in self.members)
+        return all(member.diverged for member in self.members) or (patience is not None and waited >= patience)
 
     def _set_training(self, mode: bool) -> None:
         for stack, _ in self.stacks:
@@ -191,13 +208,13 @@ class _Training:
         recipe, size, count = self.recipe, self.recipe.batch_size, len(self.train)
         self._set_training(True)
         part, rows, started = size // recipe.accumulate, self.rows, time.perf_counter()
-        seed = seed_of("epoch", recipe.data_seed, self.epoch)
+        seed = seed_of("epoch", recipe.data_seed, self.epoch if recipe.reshuffle else 1)
         batches = self.train.batches(part, order=recipe.order, seed=seed, start=rows)
         while rows < count:
             self.ranks.draw(seed, rows)
             batch, whole = next(batches), min(part, count - rows)
-            if len(batch):
-                self._add_gradient(on_device(batch, recipe.device), len(batch) / min(size, count - self.rows))
+            if len(batch) or self.criterion.together:
+                self._add_gradient(on_device(batch, recipe.device), whole, min(size, count - self.rows))
             rows += whole
             if rows == count or rows - self.rows == size:
                 self._make_step()
@@ -209,14 +226,15 @@ class _Training:
             torch.cuda.synchronize()  # what is only asked for has taken no time yet
         self.seconds += time.perf_counter() - started
 
-    def _add_gradient(self, batch: FeatureBatch, share: float) -> None:
-        """Add the gradient of a part of a step that holds this share of its rows."""
+    def _add_gradient(self, batch: FeatureBatch, whole: int, rows: int) -> None:
+        """Add the gradient of a part, of `whole` rows in all processes, of a step of so many `rows`."""
         loss: Tensor | float = 0.0
+        share, step = len(batch) / rows, self.rows // self.recipe.batch_size
         for number, (stack, _) in enumerate(self.stacks):
             if stack.values or self.learning:
-                losses = self.losses(stack(batch.arrays), batch)
+                losses, weighed = self.criterion.losses(stack, batch, whole, share, step)
                 self.added[number] += losses.detach() * len(batch)
-                loss = loss + losses.sum() * share
+                loss = loss + weighed.sum()
         assert isinstance(loss, Tensor)
         self.scaler.scale(loss).backward()
 
@@ -242,7 +260,8 @@ class _Training:
                 warmup_epochs=self.recipe.warmup_epochs, warmup_lr=self.recipe.warmup_lr,
             )  # fmt: skip
             set_rates(optimizer, rates)
-            self.scaler.step(optimizer)
+            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+                self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         self.step += 1
@@ -254,18 +273,21 @@ class _Training:
         standings = judged(
             stacks, [len(stack) for stack in stacks], self.validation, self.task, recipe.device, recipe.evaluation_batch
         )
+        told = self.criterion.told(len(self.train))
         for (stack, numbers), values, total in zip(self.stacks, standings, self.totals, strict=True):
             losses = (total / max(1, len(self.train))).tolist()
             for place, number in enumerate(numbers):
-                self._note(stack, place, number, values[place], losses[place])
+                self._note(stack, place, number, values[place], losses[place], told)
 
-    def _note(self, stack: Stack, place: int, number: int, value: Standing, loss: float) -> None:
+    def _note(
+        self, stack: Stack, place: int, number: int, value: Standing, loss: float, told: dict[str, float]
+    ) -> None:
         member = self.members[number]
         if member.diverged:
             return
         entry = {"epoch": self.epoch, "lr": member.lr, "weight_decay": member.weight_decay}
         if self.epoch:
-            entry["train_loss"] = loss
+            entry |= {"train_loss": loss, **told}
         if value:
             entry |= {f"val_{primary(self.task)}": value[0], "val_loss": -value[1]}
         member.history.append(entry)
@@ -277,14 +299,4 @@ class _Training:
             self.kept[number] = stack.of(place)
             if self.learning:
                 self.kept_source = self.learning.state()
-
-
-def _losses(objective: Objective) -> Callable[[Tensor, FeatureBatch], Tensor]:
-    """Return (M, B, C) logits, batch -> (M,) losses."""
-
-    def losses(logits: Tensor, batch: FeatureBatch) -> Tensor:
-        if len(logits) == 1:
-            return objective({"logits": logits[0]}, batch).total[None]
-        return torch.vmap(lambda one: objective({"logits": one}, batch).total)(logits)
-
-    return losses
+            self.kept_objective = self.criterion.state()

@@ -1,6 +1,6 @@
 """Optimisers for a stack of M heads whose parameters are (M, ...) tensors, each head with its own rate and decay.
 
-Slice m moves exactly as torch's AdamW or SGD would move head m alone. A group holds the heads' `rates`, which
+Slice m moves exactly as torch's AdamW, Adam or SGD would move head m alone. A group holds the heads' `rates`, which
 `set_rates` sets before every step, and their `weight_decay`, (M,) each.
 """
 
@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from featurecache.sources import ParameterGroup
 
-Rule = Literal["adamw", "sgd"]
+Rule = Literal["adamw", "adam", "sgd"]
 
 
 def optimizer_of(
@@ -24,10 +24,12 @@ def optimizer_of(
     """Return torch's own optimiser for one head, and its stacked form for several; `lr` and `weight_decay` are (M,)."""
     if len(lr) > 1:
         settings: dict[str, Any] = {"rates": lr, "weight_decay": weight_decay}
-        return StackedAdamW(parameters, settings) if rule == "adamw" else StackedSGD(parameters, settings, momentum)
+        if rule == "sgd":
+            return StackedSGD(parameters, settings, momentum)
+        return StackedAdam(parameters, settings, decoupled=rule == "adamw")
     rate, decay = float(lr), float(weight_decay)
-    if rule == "adamw":
-        return AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    if rule != "sgd":
+        return (AdamW if rule == "adamw" else Adam)(parameters, lr=rate, weight_decay=decay, fused=True)
     return SGD(parameters, lr=rate, weight_decay=decay, momentum=momentum, fused=True)
 
 
@@ -43,7 +45,9 @@ def grouped_optimizer(
         }
         for group in groups
     ]
-    return AdamW(settings) if rule == "adamw" else SGD(settings, momentum=momentum)
+    if rule == "sgd":
+        return SGD(settings, momentum=momentum)
+    return AdamW(settings) if rule == "adamw" else Adam(settings)
 
 
 def set_rates(optimizer: Optimizer, rates: Tensor) -> None:
@@ -59,11 +63,12 @@ def _per_head(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-class StackedAdamW(Optimizer):
-    """Decoupled weight decay (Loshchilov and Hutter, 2019) with torch's betas (0.9, 0.999) and eps 1e-8."""
+class StackedAdam(Optimizer):
+    """Adam with torch's betas (0.9, 0.999) and eps 1e-8; decay is decoupled (Loshchilov and Hutter, 2019) or in the gradient."""
 
-    def __init__(self, parameters: Iterable[Tensor], settings: dict[str, Any]) -> None:
+    def __init__(self, parameters: Iterable[Tensor], settings: dict[str, Any], *, decoupled: bool) -> None:
         super().__init__(parameters, {**settings, "betas": (0.9, 0.999), "eps": 1e-8})
+        self.decoupled = decoupled
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -76,9 +81,11 @@ class StackedAdamW(Optimizer):
                     state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
                 state["step"] += 1
                 lr, decay = _per_head(group["rates"], p), _per_head(group["weight_decay"], p)
-                p.mul_(1 - lr * decay)
-                state["exp_avg"].lerp_(p.grad, 1 - first)
-                state["exp_avg_sq"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
+                gradient = p.grad if self.decoupled else p.grad + decay * p
+                if self.decoupled:
+                    p.mul_(1 - lr * decay)
+                state["exp_avg"].lerp_(gradient, 1 - first)
+                state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
                 # in place: new memory for every intermediate value costs more than the arithmetic
                 way = state["exp_avg_sq"].sqrt().div_((1 - second ** state["step"]) ** 0.5).add_(eps)
                 torch.div(state["exp_avg"], way, out=way)

@@ -22,7 +22,7 @@ log = logging.getLogger("featurecache")
 SECONDS = 30.0
 """Between two files: what a kill costs at most."""
 MEMBER = ("best", "best_epoch", "history", "diverged")
-POSITION = ("epoch", "rows", "step", "totals", "kept", "kept_source")
+POSITION = ("epoch", "rows", "step", "totals", "kept", "kept_source", "kept_objective")
 
 
 class Checkpoint:
@@ -74,6 +74,8 @@ def state_of(training: Any) -> dict[str, Any]:
         "draws": [stack.states for stack, _ in training.stacks],
         "optimizers": [optimizer.state_dict() for optimizer, _ in training.optimizers],
         "source": training.learning.state() if training.learning else {},
+        "objective": training.criterion.state(),
+        "told": training.criterion.sums,
         "scaler": training.scaler.state_dict(),
         "random": random_state(),
     }
@@ -94,6 +96,8 @@ def load_state(training: Any, state: dict[str, Any]) -> None:
         optimizer.load_state_dict(values)
     if training.learning:
         training.learning.load(state["source"])
+    training.criterion.load(state["objective"])
+    training.criterion.sums = state["told"]
     training.scaler.load_state_dict(state["scaler"])
     for name in POSITION:
         setattr(training, name, state[name])

@@ -19,21 +19,13 @@ LEAST_EPOCHS, LEAST_STEPS = 50, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning:
-    """Which head learns, and how: what holds of training on features and on images alike."""
+class Optimising:
+    """How something is trained by steps."""
 
-    head: str = "linear"
-    """Which head to train; `featurecache list heads` names them."""
-    layers: str | None = None
-    """Layers the head reads: last, an index, indices such as 0,3,6-11, embedding, mean, or concat; default: the head's own."""
-    tokens: str = "auto"
-    """Kinds of token joined by +, of those that are there; auto is cls, else mean."""
-    head_option: Mapping[str, Any] = field(default_factory=dict)
-    """Option of the head k=v, e.g. start=published; may be given several times."""
     lr: float | None = None
     """Learning rate of the head at the start; default: the head's own."""
     weight_decay: float = 0.01
-    """Decay of the values, decoupled from the gradient under adamw."""
+    """Decay of the values: decoupled from the gradient under adamw, part of it under adam and sgd."""
     optimizer: Rule = "adamw"
     """Rule of the steps."""
     momentum: float = 0.9
@@ -68,6 +60,20 @@ class Learning:
             (0 < self.warmup_lr < math.inf, f"warmup_lr must be positive and finite, got {self.warmup_lr}"),
             (0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {self.label_smoothing}"),
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning(Optimising):
+    """Which head learns, and how: what holds of training on features and on images alike."""
+
+    head: str = "linear"
+    """Which head to train; `featurecache list heads` names them."""
+    layers: str | None = None
+    """Layers the head reads: last, an index, indices such as 0,3,6-11, embedding, mean, or concat; default: the head's own."""
+    tokens: str = "auto"
+    """Kinds of token joined by +, of those that are there; auto is cls, else mean."""
+    head_option: Mapping[str, Any] = field(default_factory=dict)
+    """Option of the head k=v, e.g. start=published; may be given several times."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from scipy import stats
 
+from featurecache.datasets import RowTable
 from featurecache.features import Task
 from featurecache.metrics import METRICS, primary
 from featurecache.seeding import generator
@@ -38,10 +39,13 @@ class Outcome:
     @classmethod
     def of(cls, folder: Path, part: Part) -> Outcome:
         """Read the predictions of a folder."""
-        task: Task = part.store.header.task
-        table = part.store.table()
-        names = [str(name) for name in np.asarray(table.group)[part.rows]]
-        keys = np.array([name or f"\0{row}" for name, row in zip(names, part.rows.tolist(), strict=True)])
+        return cls.read(folder, part.store.header.task, part.store.table(), part.rows)
+
+    @classmethod
+    def read(cls, folder: Path, task: Task, table: RowTable, rows: npt.NDArray[np.int64]) -> Outcome:
+        """Read the predictions of a folder for some rows of a table."""
+        names = [str(name) for name in np.asarray(table.group)[rows]]
+        keys = np.array([name or f"\0{row}" for name, row in zip(names, rows.tolist(), strict=True)])
         said = pq.read_table(folder / "predictions.parquet")
         if task == "classification":
             right = np.array(said["label"].to_pylist()) == np.array(said["pred"].to_pylist())
@@ -50,7 +54,7 @@ class Outcome:
         scores = np.stack([said[name].to_numpy() for name in columns], axis=1).astype(np.float64)
         if task == "multilabel":
             scores = np.log(np.clip(scores, 1e-12, None)) - np.log(np.clip(1 - scores, 1e-12, None))
-        targets = np.asarray(table.target)[part.rows]
+        targets = np.asarray(table.target)[rows]
         return cls(keys, None, METRICS[task](scores, targets)[primary(task)])
 
 

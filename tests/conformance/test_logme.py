@@ -2,13 +2,19 @@
 
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from featurecache.features import FeatureBatch
+from featurecache.sources.joined import teacher_array
 from logme import LogME, LogMEWarning, Moments, logme
+from pipelines.objectives import Dimensions, Guidance, Material, guided
+from pipelines.objectives.cross_entropy import build as likelihood
 from pipelines.scores import Rows
 from pipelines.scores.leep import score as leep
 from pipelines.scores.nce import score as nce
@@ -23,14 +29,6 @@ LEEP_NCE = "logme_leep_nce"
 LEEP_NCE_ARRAYS = {
     *("source_prob", "target_label", "source_label", "source_label_gap"),  # inputs
     *("leep", "nce", "nce_gap", "leep_onehot"),  # compared
-}
-NOT_YET_BTUNING = {  # arrays of the objective b_tuning, a later issue; LogME has no part in them
-    "tradeoff",
-    "student_batch",
-    "teacher_batch",
-    "btuning_mse",
-    "btuning_weighted",
-    "grad_student_batch",
 }
 INPUTS = {"features", "labels", "is_regression"}
 FIXED_POINT = {"fp_score", "fp_evidence", "fp_alpha", "fp_beta", "fp_m", "fp_rank_k", "fp_pred"}
@@ -111,10 +109,12 @@ def test_every_array_is_an_input_or_is_compared(path: Path) -> None:
 
 @each(BTUNING)
 def test_every_array_of_b_tuning_is_claimed(path: Path) -> None:
-    compared = {"student_score", "teacher_scores", "student_m", "teacher_m", "pi"}
+    fitted = {"student_score", "teacher_scores", "student_m", "teacher_m", "pi"}
+    trained = {"btuning_mse", "btuning_weighted", "grad_student_batch"}
     inputs = {"student_features_fit", "teacher_features_fit", "teacher_dims", "labels", "temperature"}
+    inputs |= {"student_batch", "teacher_batch", "tradeoff"}
 
-    assert set(read(path)) == inputs | compared | NOT_YET_BTUNING
+    assert set(read(path)) == inputs | fitted | trained
 
 
 @each(SCORES)
@@ -230,3 +230,46 @@ def test_scores_weights_and_mixture_of_b_tuning(path: Path) -> None:
     assert_near(student.weights_, arrays["student_m"])
     assert_near(np.concatenate([teacher.weights_ for teacher in teachers], axis=1), arrays["teacher_m"])
     assert_each_near(weights / weights.sum(), arrays["pi"])
+
+
+def taught_by(arrays: Arrays, ending: str) -> FeatureBatch:
+    """Return the rows of student and teachers as a batch."""
+    blocks = np.split(arrays[f"teacher_{ending}"], np.cumsum(arrays["teacher_dims"])[:-1], axis=1)
+    told = {teacher_array(place): torch.from_numpy(block.copy()) for place, block in enumerate(blocks)}
+    student = torch.from_numpy(arrays[f"student_{ending}"].copy()).requires_grad_()
+    labels = torch.from_numpy(arrays["labels"])[: len(student)]
+    return FeatureBatch(np.arange(len(student)), (), labels, {**told, "embedding": student})
+
+
+@dataclass(frozen=True)
+class OneBatch:
+    """A source of one batch."""
+
+    batch: FeatureBatch
+
+    def walk(self, batch_size: int) -> list[FeatureBatch]:
+        return [self.batch]
+
+
+@each(BTUNING)
+def test_the_objective_fits_and_measures_as_the_original(path: Path) -> None:
+    arrays = read(path)
+    seen: Any = OneBatch(taught_by(arrays, "features_fit"))
+    widths = tuple(arrays["teacher_dims"].tolist())
+    dimensions = Dimensions(arrays["student_batch"].shape[1], widths, num_classes=int(arrays["labels"].max()) + 1)
+    guidance = Guidance(likelihood=likelihood("classification"), prec=float(arrays["tradeoff"]))
+    options = {"temperature": float(arrays["temperature"]), "variant": "reference"}
+    objective = guided("b_tuning", dimensions, guidance, options).double()
+    batch = taught_by(arrays, "batch")
+
+    objective.prepare(Material(teachers={"train": seen}, student=seen))
+    total, parts = objective({**batch.arrays, "logits": torch.zeros(len(batch), 4, dtype=torch.float64)}, batch)
+    (total / guidance.prec).backward()
+
+    tuning: Any = objective.distance
+    assert_near(tuning.own.numpy(), arrays["student_m"])
+    assert_near(tuning.means.numpy(), arrays["teacher_m"])
+    assert_each_near(tuning.shares.numpy(), arrays["pi"])
+    assert_each_near(parts["distance"].item(), arrays["btuning_mse"])
+    assert_each_near((total - parts["likelihood"]).item(), arrays["btuning_weighted"])
+    assert_near(batch.arrays["embedding"].grad.numpy(), arrays["grad_student_batch"])

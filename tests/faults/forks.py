@@ -23,6 +23,7 @@ IMPORTED = (
     "save_features", "featurecache.backbones.timm", "featurecache.backbones.demo", "featurecache.datasets.image_folder",
     "featurecache.stores.zarr", "featurecache.stores.hdf5", "featurecache.stores._merging", "pipelines.merge",
     "pipelines.delete", "pipelines.verify", "pipelines.gc", "pipelines.maintain", "pipelines.train_online", "heads.lfa",
+    "pipelines.train_student",
     "featurecache.peft.full",
 )  # fmt: skip
 """So that a fork has nothing left to import."""

@@ -73,7 +73,9 @@ class References(html.parser.HTMLParser):
 
 def test_it_shows_everything_that_runs_of_a_classification_have(page):
     assert set(values_in(page)) == SHOWN_OF_A_CLASSIFIER
-    assert set(SECTIONS.names()) == SHOWN_OF_A_CLASSIFIER | {"compared"}, "a new section is to be shown here"
+    assert set(SECTIONS.names()) == SHOWN_OF_A_CLASSIFIER | {"compared", "students"}, (
+        "a new section is to be shown here"
+    )
 
 
 def test_it_is_whole_and_fetches_nothing(page):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from pipelines.training.optimizers import StackedAdamW, StackedSGD, optimizer_of, set_rates
+from pipelines.training.optimizers import StackedAdam, StackedSGD, optimizer_of, set_rates
 
 RATES, DECAYS = (0.03, 0.1, 0.001), (0.0, 0.2, 0.05)
 SHAPES = ((4, 5), (5,), ())
@@ -33,27 +35,30 @@ def moved(
 
 
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize(("rule", "momentum"), [("adamw", 0.9), ("sgd", 0.9), ("sgd", 0.0)])
+@pytest.mark.parametrize(("rule", "momentum"), [("adamw", 0.9), ("adam", 0.9), ("sgd", 0.9), ("sgd", 0.0)])
 def test_slices_move_as_heads_alone(rule, momentum, count):
     values = [value.requires_grad_() for value in start(count)]
     rates = torch.tensor(RATES[:count])
     settings = {"rates": rates, "weight_decay": torch.tensor(DECAYS[:count])}
-    stacked = StackedAdamW(values, settings) if rule == "adamw" else StackedSGD(values, settings, momentum)
+    adam = rule != "sgd"
+    stacked = (
+        StackedAdam(values, settings, decoupled=rule == "adamw") if adam else StackedSGD(values, settings, momentum)
+    )
 
     together = moved(stacked, values, rates)
 
     for m in range(count):
         own = [value[m].clone().requires_grad_() for value in start(count)]
-        torchs = (
-            torch.optim.AdamW(own, lr=RATES[m], weight_decay=DECAYS[m])
-            if rule == "adamw"
-            else torch.optim.SGD(own, lr=RATES[m], weight_decay=DECAYS[m], momentum=momentum)
-        )
+        torchs = {
+            "adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": partial(torch.optim.SGD, momentum=momentum)
+        }[rule](own, lr=RATES[m], weight_decay=DECAYS[m])  # fmt: skip
         for ours, theirs in zip(together, moved(torchs, own, rates[m : m + 1]), strict=True):
             torch.testing.assert_close(ours[m], theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("rule", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+@pytest.mark.parametrize(
+    ("rule", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
+)
 def test_one_head_gets_torchs_own(rule, kind):
     value = torch.zeros(3, requires_grad=True)
 
@@ -64,7 +69,7 @@ def test_one_head_gets_torchs_own(rule, kind):
     assert (group["lr"], group["weight_decay"], group.get("momentum", 0.75)) == (0.25, 0.5, 0.75)
 
 
-@pytest.mark.parametrize(("rule", "kind"), [("adamw", StackedAdamW), ("sgd", StackedSGD)])
+@pytest.mark.parametrize(("rule", "kind"), [("adamw", StackedAdam), ("adam", StackedAdam), ("sgd", StackedSGD)])
 def test_several_heads_get_the_stacked_form(rule, kind):
     value = torch.zeros(2, 3, requires_grad=True)
 
