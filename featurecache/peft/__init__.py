@@ -139,6 +139,26 @@ def load_adapted(folder: Path, module: nn.Module, backbone: Mapping[str, Any]) -
     return load(path, module, backbone) if path.exists() else None
 
 
+def load_published(adapted: Adapted, family: str, file: Path) -> None:
+    """Set what a method trains from a checkpoint in the names of a paper's code; `family` says whose.
+
+    Raises:
+        UnknownNameError: there is no such family of names.
+        WeightsError: the file is no checkpoint.
+        RunError: its values are not of this method, these options or this backbone; names what is missing or differs.
+    """
+    from featurecache.peft._published import read_state, set_published
+
+    set_published(adapted, family, read_state(file))
+
+
+def published_state(adapted: Adapted, family: str) -> dict[str, Tensor]:
+    """Return all that training changes, in the names of a paper's code."""
+    from featurecache.peft._published import published
+
+    return published(adapted, family, adapted.state())
+
+
 def of_the_backbone(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of an identity is the backbone itself; drop path, which is nothing outside of training, is left out."""
     known = {name: value for name, value in identity.items() if name not in OF_THE_PASS}

@@ -140,7 +140,13 @@ def _skip(kind: Skip, width: int, form: Form, padding: int) -> nn.Module:
     if kind == "average":
         return nn.AvgPool2d(kernel, 1, padding)
     conv = nn.Conv2d(
-        width, width, kernel, padding=padding, dilation=form.dilation, groups=1 if kind == "dense" else width, bias=False
+        width,
+        width,
+        kernel,
+        padding=padding,
+        dilation=form.dilation,
+        groups=1 if kind == "dense" else width,
+        bias=False,
     )
     with torch.no_grad():
         if kind == "centre":
