@@ -24,8 +24,8 @@ OF_OPEN_CLIP = ("ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2")
 class Branch:
     """One residual branch of a block."""
 
-    norm: nn.Module
-    core: nn.Module
+    norm: Any
+    core: Any
     """The attention, or the perceptron."""
     first: Any
     """Linear map at the begin of the core (query, key and value in one; or fc1); has `weight` and `bias`."""

@@ -85,6 +85,10 @@ class Injection:
         """Let `change(input)` replace what `point` is given."""
         self._hooks.append(point.register_forward_pre_hook(partial(_before, change)))
 
+    def mask(self, attention: nn.Module, make: Callable[[Tensor], Tensor | None]) -> None:
+        """Let `make(tokens)` give what is added to the attention's weights before the softmax, or None."""
+        self._hooks.append(attention.register_forward_pre_hook(partial(_masked, make), with_kwargs=True))
+
     @property
     def parts(self) -> list[Any]:
         """Return what was added."""
@@ -153,3 +157,10 @@ def _before(change: Callable[[Tensor], Tensor], _: nn.Module, given: tuple[Any, 
     """Change what a part is given, wherever it is given the same tensor (an attention: query, key and value)."""
     first, new = given[0], change(given[0])
     return tuple(new if value is first else value for value in given)
+
+
+def _masked(
+    make: Callable[[Tensor], Tensor | None], _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+) -> Any:
+    mask = make(given[0])
+    return None if mask is None else (given, {**named, "attn_mask": mask})

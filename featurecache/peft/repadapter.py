@@ -41,7 +41,8 @@ class Groups(Network):
         up = torch.cat([F.pad(part, (j * columns, (len(rows) - 1 - j) * columns)) for j, part in enumerate(rows)])
         down, factor = self.down.weight[..., 0], self.scale * self.strength
         eye = torch.eye(len(up), dtype=up.dtype, device=up.device)
-        return eye + factor * up @ down, factor * (up @ self.down.bias + self.up.bias)
+        shift = F.linear(self.down.bias[None], up, self.up.bias)[0]  # type: ignore[index]
+        return eye + factor * up @ down, factor * shift
 
 
 def apply(
