@@ -42,6 +42,10 @@ class Held:
         """Keep a value."""
         self._value = value
 
+    def seen(self) -> Any:
+        """Return it and keep it."""
+        return self._value
+
     def take(self) -> Any:
         """Return it and keep it no longer."""
         value, self._value = self._value, None

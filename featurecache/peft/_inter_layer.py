@@ -9,18 +9,22 @@ stream (residual spatial down-sampling), takes the same. Tokens before the patch
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
+from featurecache.checks import check
+from featurecache.peft._injection import Part
+
 Skip = Literal["centre", "mean", "sum", "ones", "xavier", "dense", "average"]
 """What a shrinking module begins to pass on of each patch: itself; the mean or the sum of its neighbourhood (sum with noise, as
 published, or exactly, ones); a random depth-wise or dense convolution; or the mean for good, without parameters."""
 
 Norm = Literal["bn", "ln", "none"]
+Start = Literal["zero", "random"]
 Size = tuple[int, int]
 
 
@@ -44,6 +48,22 @@ class Form:
     """`up` begins at zero, so that the branch adds nothing."""
 
 
+def form_of(*, norm: str, start: Start, **said: Any) -> Form:
+    """Return the form that options stand for.
+
+    Raises:
+        ConfigError: `norm` is neither one of bn, ln and none, nor three of them.
+    """
+    words = [word.strip() for word in norm.split(",")]
+    norms = words * 3 if len(words) == 1 else words
+    known = get_args(Norm)
+    check((
+        len(norms) == 3 and set(norms) <= set(known),
+        f"norm must be one of {', '.join(known)}, or three of them as bn,ln,none, got {norm!r}",
+    ))  # fmt: skip
+    return Form(norms=(norms[0], norms[1], norms[2]), zero=start == "zero", **said)  # type: ignore[arg-type]
+
+
 class Spatial(nn.Module):
     """(B, r, H, W) -> (B, r, H', W'): depth-wise convolution, norm with GELU, 1x1 map."""
 
@@ -64,10 +84,11 @@ class Spatial(nn.Module):
         grid = self.conv(grid)
         if self.norm is not None:
             grid = F.gelu(normed(self.norm, grid.movedim(1, -1))).movedim(-1, 1)
-        return grid if self.point is None else self.point(grid)
+        out: Tensor = grid if self.point is None else self.point(grid)
+        return out
 
 
-class InterLayerAdapter(nn.Module):
+class InterLayerAdapter(Part):
     """(B, P + H*W, D) -> (B, P + H'*W', D), P tokens standing before the patches; H' = H where `shrinks` is false.
 
     With `residual` false nothing is added to the branch (as the published code does where it neither pads nor skips).
@@ -90,25 +111,16 @@ class InterLayerAdapter(nn.Module):
         self.spatial = Spatial(form, padding)
         self.skip = None if skip is None else _skip(skip, width, form, padding)
         self.drop = DropPath(form.drop_path) if form.drop_path else nn.Dropout(form.dropout)
-        self._begin(form)
-
-    def _begin(self, form: Form) -> None:
-        for linear in (self.down, self.up):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.normal_(linear.bias, std=1e-6)
-        if form.zero:
-            nn.init.zeros_(self.up.weight)
-            nn.init.zeros_(self.up.bias)
+        begin_linear(self.down, self.up, zero=form.zero)
         if self.prefix_conv is not None:
             nn.init.xavier_uniform_(self.prefix_conv.weight)
 
-    def forward(self, tokens: Tensor, size: Size, alpha: float = 1.0) -> Tensor:
-        """Return the stream after the module; `size` is (H, W), `alpha` multiplies the branch."""
-        added = self.drop(self.branch(tokens, size))
-        added = added if alpha == 1 else alpha * added
+    def forward(self, tokens: Tensor, size: Size) -> Tensor:
+        """Return the stream after the module; `size` is (H, W)."""
+        added: Tensor = self.strength * self.drop(self.branch(tokens, size))
         if not self.residual:
             return added
-        return (tokens if self.skip is None else self._passed(tokens, size)) + added
+        return added + (tokens if self.skip is None else self._passed(tokens, size))
 
     def after(self, size: Size) -> Size:
         """Return (H', W') of (H, W)."""
@@ -126,12 +138,23 @@ class InterLayerAdapter(nn.Module):
     def _prefixed(self, prefix: Tensor) -> Tensor:
         """(B, P, r) -> (B, P, r), each token for itself."""
         single = prefix.flatten(0, 1)[:, :, None, None]
-        return (self.prefix_conv or self.spatial)(single).reshape(prefix.shape)
+        out: Tensor = (self.prefix_conv or self.spatial)(single)
+        return out.reshape(prefix.shape)
 
     def _passed(self, tokens: Tensor, size: Size) -> Tensor:
         assert self.skip is not None
         prefix, patches = tokens[:, : self.prefix], tokens[:, self.prefix :]
         return torch.cat([prefix, rows_of(self.skip(grid_of(patches, size)))], 1)
+
+
+def begin_linear(down: nn.Linear, up: nn.Linear, *, zero: bool) -> None:
+    """Begin as published; or with what comes `up` at zero, so that the start is that of the backbone."""
+    for linear in (down, up):
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.normal_(linear.bias, std=1e-6)
+    if zero:
+        nn.init.zeros_(up.weight)
+        nn.init.zeros_(up.bias)
 
 
 def _skip(kind: Skip, width: int, form: Form, padding: int) -> nn.Module:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
+from featurecache.peft._renaming import Pairs, renamed_from, renamed_to
+
 WITHIN = {
     "adapter_down": "down", "adapter_up": "up", "adapter_cls": "prefix_conv", "ds_conv": "skip",
     "norm1": "norm1", "norm1.1": "norm1", "norm3": "norm3", "norm3.1": "norm3",
@@ -18,6 +20,10 @@ WITHIN = {
 BETWEEN = {"ila": "ila_keep", "ila_ds": "ila_down"}
 IN_BLOCK = {"adapter_attn": "ila_attention", "adapter_pwffn": "ila_mlp"}
 TOKENS = {"class_token": "cls_token"}
+
+SHALLOW: Pairs = (("blocks.{i}.prompts.values", "positional_embedding.prompt"),)
+DEEP: Pairs = (("blocks.{i}.prompts.values", "encoder.prompt"), ("blocks.{i}.queries.values", "encoder.prompt"))
+"""Tables of the prompts of VPT and VQT in the same code: (ours, theirs)."""
 
 
 def ours_within(name: str) -> str | None:
@@ -59,3 +65,14 @@ def _ours(name: str, kept: Collection[str]) -> str | None:
 def _blocks_with(place: str, kept: Collection[str]) -> list[int]:
     """Return the numbers of the blocks that a module called `place` stands after."""
     return sorted({int(found[1]) for own in kept if (found := re.search(rf"blocks\.(\d+)\.{place}\.", own))})
+
+
+def ours(state: Mapping[str, Tensor], kept: Collection[str]) -> dict[str, Tensor]:
+    """Return a published state by the names it has in a module with the method, whose kept names are given."""
+    return {**ours_of_ila(state, kept), **renamed_from(state, kept, (), (*SHALLOW, *DEEP))}
+
+
+def theirs(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return values of VPT or VQT in the names of the published code."""
+    rows = [name for name in values if name.endswith(".prompts.values")]
+    return renamed_to(values, (), SHALLOW if len(rows) == 1 else DEEP)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from featurecache.checks import check
 from featurecache.peft import Adapted
-from featurecache.peft._module import untouched
+from featurecache.peft._injection import Held, Injection, Part
 from featurecache.peft._patch_pooling import check_poolable, pool_patches_before_the_norm
-from featurecache.peft._stages import SWIN, Stage, is_tower, numbers_in, positions_of, prefix_of, stages_of, trunk_of
+from featurecache.peft._ranges import indices
+from featurecache.peft._stages import SWIN, Stage, is_tower, positions_of, prefix_of, stages_of, trunk_of
 
 Compat = Literal["none", "published"]
 Mixing = Literal["default", "identity"]
@@ -65,19 +65,24 @@ class Mixer(nn.Conv2d):
         return super().forward(F.pad(grid, (before, after, before, after)))
 
 
-class SideNetwork(nn.Module):
+class SideNetwork(Part):
     """h <- h + product(block input); block output <- block output + mixer(h * sigmoid(beta * h)). h is never fed back."""
 
     def __init__(self, stages: Sequence[Stage], places: Places, beta: float, prefix_tokens: int) -> None:
         super().__init__()
         self.products, self.mixers = nn.ModuleDict(), nn.ModuleDict()
-        self.beta, self.alpha, self.prefix_tokens = beta, 1.0, prefix_tokens
+        self.beta, self.prefix_tokens = beta, prefix_tokens
         self.grid: tuple[int, int] | None = None
         """Of the patches of the images under way; a Swin's stream says it by its own shape."""
-        self.state: Tensor | None = None
-        """h, while a batch is under way."""
+        self.held = Held()
         within = {number: index for index, stage in enumerate(stages) for number in stage.numbers}
         self.stage = {number: str(within[number]) for number in (*places.products, *places.injections)}
+
+    @property
+    def state(self) -> Tensor | None:
+        """Return h, while a batch is under way and a product has been added."""
+        found: Tensor | None = self.held.seen()
+        return found
 
     def look(self, embedding: Any, given: tuple[Tensor, ...], out: Tensor) -> None:
         """Note the grid of the images that come."""
@@ -87,21 +92,22 @@ class SideNetwork(nn.Module):
 
     def forget(self, *_: Any) -> None:
         """Drop the state: a stage begins, or the last one is over."""
-        self.state = None
+        self.held.put(None)
 
-    def read(self, number: int, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def read(self, number: int, given: Tensor) -> Tensor:
         """Add the product of a block's input to the state."""
-        product = self.products[str(number)](given[0])
-        self.state = product if self.state is None else self.state + product
+        product, state = self.products[str(number)](given), self.state
+        self.held.put(product if state is None else state + product)
+        return given
 
-    def write(self, number: int, _: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+    def write(self, number: int, given: Tensor, found: Tensor) -> Tensor:
         """Return a block's output with what the state says of it."""
         state = self.state
         assert state is not None, "the first product of a stage stands before its first injection"
-        if self.alpha == 0:
-            return None
+        if self.strength == 0:
+            return found
         added = self._mixed(state * torch.sigmoid(self.beta * state), self.stage[number])
-        return out + (added if self.alpha == 1 else self.alpha * added)
+        return found + (added if self.strength == 1 else self.strength * added)
 
     def _mixed(self, active: Tensor, stage: str) -> Tensor:
         if stage not in self.mixers:
@@ -142,7 +148,7 @@ def attach(
         BackboneError: neither a ViT nor a Swin, or not with the pooling that `compat` asks for.
         ConfigError: blocks that the model does not have, an injection with no product before it, a number out of range.
     """
-    trunk, prefix = trunk_of(module)
+    trunk = trunk_of(module)
     stages, swin = stages_of(trunk, method), isinstance(trunk, SWIN)
     rank = (4 if swin else 2) if rank is None else rank
     kernel = (5 if swin else 3) if kernel is None else kernel
@@ -154,36 +160,22 @@ def attach(
     places = _places(stages, products, injections, compat)
     if compat == "published" and not swin:
         check_poolable(trunk)
-    base = untouched(module)
-    side = SideNetwork(stages, places, beta, 0 if swin else prefix_of(trunk))
+    put, side = Injection(module), SideNetwork(stages, places, beta, 0 if swin else prefix_of(trunk))
     _fill(side, stages, places, rank, kernel, mixing, compat)
-    like = next(trunk.parameters())
-    trunk.add_module("dtl", side.to(device=like.device, dtype=like.dtype))
-    _hook(side, trunk, stages, places, no_grad)
+    put.add(trunk, "dtl", side)
+    _hook(put, side, trunk, stages, places, no_grad)
     if compat == "published" and not swin:
         pool_patches_before_the_norm(trunk)
-    side.eval()
-    names = tuple(f"{prefix}dtl.{name}" for name, _ in side.named_parameters())
-
-    def train(mode: bool) -> None:
-        side.train(mode)
-        for part in trunk.modules():
-            if isinstance(part, DropPath):
-                part.train(mode)
-
-    return replace(
-        base, trainable=dict.fromkeys(names, 1.0), kept=names, train=train, merge=None,
-        scale=partial(setattr, side, "alpha"),
-    )  # fmt: skip
+    return put.adapted()
 
 
 def _places(stages: Sequence[Stage], products: str, injections: str, compat: Compat) -> Places:
     """Return where to read and write; `auto` is the last two stages, and the later half of their blocks."""
     count, last = stages[-1].numbers.stop, stages[-2:]
     first = last[0].first
-    read = tuple(range(first, count)) if products == "auto" else numbers_in(products, count, "products")
+    read = tuple(range(first, count)) if products == "auto" else tuple(indices(products, count, "products"))
     written = range(first + (count - first) // 2, count)
-    into = tuple(written) if injections == "auto" else numbers_in(injections, count, "injections")
+    into = tuple(written) if injections == "auto" else _named(injections, count)
     early = [
         number for stage in stages for number in stage.numbers
         if number in into and not any(n in read for n in range(stage.first, number + 1))
@@ -201,6 +193,10 @@ def _places(stages: Sequence[Stage], products: str, injections: str, compat: Com
     return Places(products=read, injections=into)
 
 
+def _named(injections: str, count: int) -> tuple[int, ...]:
+    return () if injections == "none" else tuple(indices(injections, count, "injections"))
+
+
 def _fill(
     side: SideNetwork, stages: Sequence[Stage], places: Places, rank: int, kernel: int, mixing: Mixing, compat: Compat
 ) -> None:
@@ -214,7 +210,9 @@ def _fill(
         side.mixers[str(index)] = Mixer(width, kernel, mixing)
 
 
-def _hook(side: SideNetwork, trunk: Any, stages: Sequence[Stage], places: Places, no_grad: bool) -> None:
+def _hook(
+    put: Injection, side: SideNetwork, trunk: Any, stages: Sequence[Stage], places: Places, no_grad: bool
+) -> None:
     """Let the blocks tell the side network what they are given, and take what it says."""
     if len(side.mixers) and len(stages) == 1:
         (trunk.conv1 if is_tower(trunk) else trunk.patch_embed).register_forward_hook(side.look)
@@ -223,10 +221,10 @@ def _hook(side: SideNetwork, trunk: Any, stages: Sequence[Stage], places: Places
         stage.blocks[0].register_forward_pre_hook(side.forget)
     for number, block in ((stage.first + i, block) for stage in stages for i, block in enumerate(stage.blocks)):
         if number in places.products:
-            block.register_forward_pre_hook(partial(side.read, number))
+            put.before(block, partial(side.read, number))
         if no_grad and number <= first:
             block.register_forward_pre_hook(without.enter)
             block.register_forward_hook(without.leave, always_call=True)
         if number in places.injections:
-            block.register_forward_hook(partial(side.write, number))
+            put.after(block, partial(side.write, number))
     stages[-1].blocks[-1].register_forward_hook(side.forget)

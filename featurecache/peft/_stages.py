@@ -1,8 +1,7 @@
-"""Blocks of a transformer, in stages, and the words in which users name them."""
+"""Blocks of a transformer in stages: all of a ViT, each resolution of a Swin."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
-from featurecache.checks import check
 from featurecache.errors import BackboneError
 from featurecache.peft._module import image_side
 
@@ -33,11 +31,10 @@ class Stage:
         return range(self.first, self.first + len(self.blocks))
 
 
-def trunk_of(module: nn.Module) -> tuple[Any, str]:
-    """Return (the transformer in timm's form that sees images, prefix of its names): inside a CLIP model, that of its tower."""
-    sees, prefix = image_side(module)
-    trunk = getattr(sees, "trunk", None)
-    return (trunk, f"{prefix}trunk.") if isinstance(trunk, nn.Module) else (sees, prefix)
+def trunk_of(module: nn.Module) -> Any:
+    """Return the transformer that sees images: the module, or inside a CLIP model that of its image tower."""
+    sees = image_side(module)[0]
+    return getattr(sees, "trunk", sees)
 
 
 def is_vit(trunk: Any) -> bool:
@@ -79,31 +76,9 @@ def stages_of(trunk: Any, method: str) -> list[Stage]:
     if is_tower(trunk):
         return [Stage(0, list(trunk.transformer.resblocks), int(trunk.conv1.out_channels))]
     raise BackboneError(
-        f"{type(trunk).__name__} has no blocks that {method} could stand beside: it works on timm's ViTs "
-        "(vit_*, deit_*, eva*, beit*, ...) and Swins (swin_*, swinv2_*), and on the ViTs of open_clip. Name one of these, or "
-        "another --peft."
+        f"{type(trunk).__name__} cannot take the method {method}: it has no blocks of a transformer. ViTs of timm and "
+        "open_clip (vit_*, deit_*, eva*, beit*, ...) and Swins (swin_*, swinv2_*) can."
     )
-
-
-def numbers_in(words: str, count: int, what: str) -> tuple[int, ...]:
-    """Return the ascending block numbers that `0-5`, `3`, `0-2,5` or `none` name, both ends included.
-
-    Raises:
-        ConfigError: the words are no such list, or name blocks that a model of `count` blocks does not have.
-    """
-    if words.strip() in ("", "none"):
-        return ()
-    parts = [re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part) for part in words.split(",")]
-    check((all(parts), f"{what} must name blocks, as 0-5, 3 or 0-2,5, or none, got {words!r}"))
-    ends = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
-    turned = [f"{first}-{last}" for first, last in ends if last < first]
-    check((not turned, f"{what} {words!r} runs backwards in {', '.join(turned)}: give the lower number first"))
-    found = sorted({number for first, last in ends for number in range(first, last + 1)})
-    check((
-        found[-1] < count,
-        f"{what} {words!r} names block {found[-1]}, but this model has {count}, numbered 0-{count - 1}",
-    ))  # fmt: skip
-    return tuple(found)
 
 
 def positions_of(grid: Tensor) -> Tensor:

@@ -30,6 +30,6 @@ def apply(
         ConfigError: blocks that the model does not have, an injection before the first product, a number out of range.
     """
     return attach(
-        module, "DTL", rank=rank, products=products, injections=injections, beta=beta, kernel=0, no_grad=no_grad,
+        module, "dtl", rank=rank, products=products, injections=injections, beta=beta, kernel=0, no_grad=no_grad,
         compat=compat,
     )  # fmt: skip

@@ -27,6 +27,6 @@ def apply(
         BackboneError, ConfigError: as in `dtl`.
     """
     return attach(
-        module, "DTL+", rank=rank, products=products, injections=injections, beta=beta, kernel=kernel, mixing=mixing,
+        module, "dtl_plus", rank=rank, products=products, injections=injections, beta=beta, kernel=kernel, mixing=mixing,
         no_grad=no_grad, compat=compat,
     )  # fmt: skip

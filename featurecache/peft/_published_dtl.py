@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -25,3 +25,9 @@ def ours_of_dtl(state: Mapping[str, Tensor], prefix: str = "dtl.") -> dict[str, 
             if match:
                 found[prefix + match.expand(ours)] = value
     return found
+
+
+def ours(state: Mapping[str, Tensor], kept: Collection[str]) -> dict[str, Tensor]:
+    """Return a published state by the names it has in a module with the method, whose kept names are given."""
+    found = ours_of_dtl(state)
+    return {name: value for name, value in found.items() if name in kept}
