@@ -87,18 +87,18 @@ class Watch:
         self.asked: dict[int, Tensor] = {}
         self.weights: list[Tensor] = []
         for i, block in enumerate(module.blocks):
-            block.register_forward_hook(lambda _, given, out, i=i: self.raw(i, out), prepend=True)
+            block.register_forward_hook(lambda block, given, out, i=i: self.raw(block, i, given[0], out), prepend=True)
             block.register_forward_hook(lambda _, given, out, i=i: self.clean.update({i: out}))
-            if hasattr(block, "queries"):
-                block.queries.register_forward_hook(lambda _, given, out, i=i: self.asked.update({i: out}))
             block.attn.fused_attn = False
         module.blocks[0].register_forward_pre_hook(lambda _, given: self.seen.update(block0_input=given[0]))
         module.blocks[0].attn.attn_drop.register_forward_pre_hook(lambda _, given: self.weights.append(given[0]))
         module.norm.register_forward_hook(lambda _, given, out: self.seen.update(norm_out=out), prepend=True)
         self.module = module
 
-    def raw(self, i: int, out: Tensor) -> None:
+    def raw(self, block: Any, i: int, given: Tensor, out: Tensor) -> None:
         self.seen[f"block_out__{i}"] = out
+        if hasattr(block, "queries"):
+            self.asked[i] = block.queries(given)
 
     def found(self) -> dict[str, Any]:
         """Return what was seen, with queries in front of the tokens where there are some, picked as the file says."""
@@ -111,7 +111,7 @@ class Watch:
         given = {"tokens_per_block": [seen[f"block_out__{i}"].shape[1] for i in range(depth)]}
         given["cls_index_in_block_out"] = [_place(seen[f"block_out__{i}"], self.clean[i][:, 0]) for i in range(depth)]
         # queries ask after the tokens have, and stand before them
-        attention = torch.cat(self.weights[::-1], 2)
+        attention = torch.cat([*self.weights[1:2], self.weights[0]], 2)
         if "attention_block_0_sample0" in self.arrays:
             given["attention_block_0_sample0"] = attention[0].detach()
         for name in list(seen):
@@ -159,7 +159,7 @@ def said(adapted: Adapted, images: Tensor) -> Tensor:
 def otherwise(arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return what the model says in training, at another strength, folded, and without the method."""
     adapted, images = applied(arrays), torch.from_numpy(arrays["images"])
-    found: dict[str, Any] = {"marker__logits": _marked(adapted, images, monkeypatch)}
+    found: dict[str, Any] = {"marker__logits": _marked(adapted, images, monkeypatch, ila=family(arrays) == "ila")}
     drops = [int(any(isinstance(m, DropPath) for m in block.modules())) for block in adapted.module.blocks]  # type: ignore[union-attr]
     found["marker__drop_path_active"] = drops
     if "hp__merge_factor_alt" in arrays:
@@ -179,10 +179,14 @@ def otherwise(arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     return found
 
 
-def _marked(adapted: Adapted, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+def _marked(adapted: Adapted, images: Tensor, monkeypatch: pytest.MonkeyPatch, *, ila: bool) -> Tensor:
     adapted.train(True)
     for part in adapted.module.modules():  # which a model that trains nothing leaves in eval mode
         part.training |= isinstance(part, DropPath)
+    if ila:  # whose backbone drops behind attention and perceptron while it trains, as ours does not
+        for block in adapted.module.blocks:  # type: ignore[union-attr]
+            for drop in (block.attn.proj_drop, block.mlp.drop2):
+                drop.p, drop.training = 0.1, True
     with monkeypatch.context() as patch:
         patch.setattr(DropPath, "forward", lambda self, x: x * 0.75 if self.training and self.drop_prob else x)
         patch.setattr(nn.Dropout, "forward", lambda self, x: x * 0.5 if self.training and self.p else x)
@@ -215,10 +219,9 @@ def counts(arrays: Arrays) -> dict[str, list[int]]:
 
 def _changes(text: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that a setting such as "n=10, last 6 layers" stands for."""
-    numbers = {key: int(value) for key, value in re.findall(r"\b([rhn]|groups)=(\d+)", text)}
-    sizes = [key for key in ("rank", "bottleneck", "prompts", "queries") if key in options]
-    found: dict[str, Any] = {sizes[0]: value for key, value in numbers.items() if key != "groups"}
-    found |= {"groups": numbers["groups"]} if "groups" in numbers else {}
+    size = next((key for key in ("rank", "bottleneck", "prompts", "queries") if key in options), "")
+    numbers = re.findall(r"\b([rhn]|groups)=(\d+)", text)
+    found: dict[str, Any] = {"groups" if name == "groups" else size: int(value) for name, value in numbers}
     found |= {"class_token": False} if "CLS frozen" in text else {}
     last = re.search(r"last (\d+) layers", text)
     return found | ({"blocks": f"{12 - int(last[1])}-11"} if last else {})

@@ -69,19 +69,21 @@ def kinds(arrays: Arrays, inputs: Iterable[str]) -> set[str]:
     return {name for name in arrays if not name.startswith(tuple(inputs))}
 
 
-def unequal(arrays: Arrays, found: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+def unequal(
+    arrays: Arrays, found: Mapping[str, Any], names: Iterable[str], rtol: float = 1e-8, atol: float = 1e-9
+) -> list[str]:
     """Return the names whose recorded value is not what was found: exactly for integers and text, else as float64 allows."""
-    return [name for name in names if name not in found or not _same(np.asarray(found[name]), arrays[name])]
+    return [name for name in names if name not in found or not _same(np.asarray(found[name]), arrays[name], rtol, atol)]
 
 
-def _same(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> bool:
+def _same(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any], rtol: float, atol: float) -> bool:
     if theirs.dtype.kind in "US":
         return sorted(ours.tolist()) == sorted(filter(None, theirs.tolist()))  # "" stands for an empty list
     if ours.shape != theirs.shape:
         return False
     if theirs.dtype.kind in "iub":
         return bool((ours == theirs).all())
-    return bool(np.allclose(ours, theirs, rtol=1e-8, atol=1e-9))
+    return bool(np.allclose(ours, theirs, rtol=rtol, atol=atol))
 
 
 def changed(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
