@@ -78,7 +78,8 @@ def _wanted(plan: Plan, config: TrainOnlineConfig) -> dict[str, Any]:
     """Return what makes this run this run."""
     asked = {name: value for name, value in asdict(config).items() if name not in UNCOMPARED}
     return {
-        **asked, "init_from": str(config.init_from) if config.init_from else None, "lr": plan.rates[0],
+        **asked, "init_from": str(config.init_from) if config.init_from else None,
+        "load_published": [str(word) for word in config.load_published or ()], "lr": plan.rates[0],
         "backbone_lr": plan.rates[1] or None, "precision": plan.backbone.identity.get("precision"),
         "device": plan.backbone.device.type, "arrays": list(plan.spec.shapes), "combine": plan.spec.combine,
         "features": {"backbone": dict(plan.header.backbone), "data": dict(plan.header.dataset)},

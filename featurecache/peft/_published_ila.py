@@ -1,12 +1,14 @@
-"""Parameter names of ILA's published code."""
+"""Parameter names of the published code of ILA, which numbers its modules: the n-th stands after the n-th block that has one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor
 
+<<<<<<< HEAD
 from featurecache.peft._renaming import Pairs, renamed_from, renamed_to
 
 WITHIN = {
@@ -16,52 +18,61 @@ WITHIN = {
     "adapter_conv.1.1": "spatial.norm", "adapter_conv.2": "spatial.point",
 }  # fmt: skip
 """Part of a module in the published code -> part of ours; of the two names of a norm one is batch norm's, one layer norm's."""
+=======
+PARTS = (
+    ("down", "adapter_down"), ("up", "adapter_up"), ("prefix_conv", "adapter_cls"), ("skip", "ds_conv"),
+    ("norm1", "norm1.1"), ("norm1", "norm1"), ("norm3", "norm3.1"), ("norm3", "norm3"),
+    ("spatial.conv", "adapter_conv.0"), ("spatial.conv", "adapter_conv"), ("spatial.norm", "adapter_conv.1.0"),
+    ("spatial.norm", "adapter_conv.1.1"), ("spatial.point", "adapter_conv.2"),
+)  # fmt: skip
+"""Part of a module here and there; of two names the first is that of batch norm, or of the convolution with a 1x1 map."""
+>>>>>>> side
 
-BETWEEN = {"ila": "ila_keep", "ila_ds": "ila_down"}
-IN_BLOCK = {"adapter_attn": "ila_attention", "adapter_pwffn": "ila_mlp"}
-TOKENS = {"class_token": "cls_token"}
+BETWEEN = {"ila_keep": "ila", "ila_down": "ila_ds"}
+INSIDE = {"ila_attention": "adapter_attn", "ila_mlp": "adapter_pwffn"}
 
 SHALLOW: Pairs = (("blocks.{i}.prompts.values", "positional_embedding.prompt"),)
 DEEP: Pairs = (("blocks.{i}.prompts.values", "encoder.prompt"), ("blocks.{i}.queries.values", "encoder.prompt"))
 """Tables of the prompts of VPT and VQT in the same code: (ours, theirs)."""
 
 
-def ours_within(name: str) -> str | None:
-    """Return the name that a tensor of a published module has in ours; None where ours has no such part."""
-    part, _, kind = name.rpartition(".")
-    return f"{WITHIN[part]}.{kind}" if part in WITHIN else None
+def parts_there(name: str) -> list[str]:
+    """Return the names that a tensor of a module may have in the published code."""
+    part, _, value = name.rpartition(".")
+    return [f"{there}.{value}" for here, there in PARTS if here == part]
 
 
-def ours_of_ila(state: Mapping[str, Tensor], kept: Collection[str]) -> dict[str, Tensor]:
-    """Return a published state by the names it has in a model with the method, whose kept names are given.
-
-    The published code numbers its modules; the n-th stands after the n-th block that has one here. What belongs to no
-    module, such as the backbone's own parameters, is left out.
-    """
-    found = {}
-    for name, value in state.items():
-        ours = name if name in kept else _ours(name.removeprefix("encoder."), kept)
-        if ours is not None:
-            found[ours] = value
+def ours(state: Mapping[str, Tensor], kept: Collection[str]) -> dict[str, Tensor]:
+    """Return the values of a published state by the names they have in a model with the method."""
+    found: dict[str, Tensor] = {}
+    for name in kept:
+        known = [there for there in (name, *names_there(name, kept)) if there in state]
+        if known:
+            found[name] = state[known[0]]
+        elif name.endswith("num_batches_tracked"):  # says nothing where momentum is fixed
+            found[name] = torch.tensor(0)
     return found
 
 
-def _ours(name: str, kept: Collection[str]) -> str | None:
-    start = next((own.partition("blocks.")[0] for own in kept if "blocks." in own), "")
-    if name in TOKENS:
-        return start + TOKENS[name]
-    between = re.fullmatch(r"(ila|ila_ds)\.(\d+)\.(.+)", name)
+def theirs(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return values by their published names."""
+    return {_as_made(name, values): value for name, value in values.items()}
+
+
+def names_there(name: str, kept: Collection[str]) -> list[str]:
+    """Return the names that a tensor of a model may have in the published code."""
+    if name == "cls_token":
+        return ["class_token"]
+    between = re.fullmatch(r"blocks\.(\d+)\.(ila_keep|ila_down)\.(.+)", name)
     if between:
-        place, within = BETWEEN[between[1]], ours_within(between[3])
-        blocks = _blocks_with(place, kept)
-        at = int(between[2])
-        return f"{start}blocks.{blocks[at]}.{place}.{within}" if within and at < len(blocks) else None
-    inside = re.fullmatch(r"(blocks\.\d+)\.(adapter_attn|adapter_pwffn)\.(adapter_\w+)\.(\w+)", name)
-    if inside:
-        return f"{start}{inside[1]}.{IN_BLOCK[inside[2]]}.{inside[3].removeprefix('adapter_')}.{inside[4]}"
-    return None
+        blocks = sorted({int(found[1]) for own in kept if (found := re.match(rf"blocks\.(\d+)\.{between[2]}\.", own))})
+        start = f"encoder.{BETWEEN[between[2]]}.{blocks.index(int(between[1]))}."
+        return [start + there for there in parts_there(between[3])]
+    inside = re.fullmatch(r"(blocks\.\d+)\.(ila_attention|ila_mlp)\.(.+)", name)
+    return [f"encoder.{inside[1]}.{INSIDE[inside[2]]}.adapter_{inside[3]}"] if inside else []
 
 
+<<<<<<< HEAD
 def _blocks_with(place: str, kept: Collection[str]) -> list[int]:
     """Return the numbers of the blocks that a module called `place` stands after."""
     return sorted({int(found[1]) for own in kept if (found := re.search(rf"blocks\.(\d+)\.{place}\.", own))})
@@ -76,3 +87,13 @@ def theirs(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return values of VPT or VQT in the names of the published code."""
     rows = [name for name in values if name.endswith(".prompts.values")]
     return renamed_to(values, (), SHALLOW if len(rows) == 1 else DEEP)
+=======
+def _as_made(name: str, values: Mapping[str, Tensor]) -> str:
+    """Return the one published name of a tensor whose module is known."""
+    found = names_there(name, values)
+    if len(found) < 2:
+        return found[0] if found else name
+    module, _, _ = name.rpartition(".")
+    first = f"{module}.running_mean" in values if "norm" in module else f"{module[:-4]}point.weight" in values
+    return found[0] if first else found[1]
+>>>>>>> side

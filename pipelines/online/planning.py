@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from featurecache.decoders import check_decoder
 from featurecache.devices import default_precision
 from featurecache.errors import BackboneError, UnreadableSampleError
 from featurecache.features import Header
-from featurecache.peft import PEFT, Adapted, adapt
+from featurecache.peft import PEFT, Adapted, adapt, load_published
 from featurecache.prompting import templates_asked
 from featurecache.requests import header_of, request_of, requested
 from featurecache.sources.cached import is_labelled
@@ -69,6 +69,9 @@ def planned(config: TrainOnlineConfig) -> Plan:
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         adapted = start.adapted_in(backbone) if start else adapt(config.peft, backbone.module, config.peft_option)
+    if config.load_published and start is None:
+        load_published(adapted, *config.load_published)
+    backbone = replace(backbone, dim=backbone.dim + adapted.wider)
     header = _header(config, dataset, backbone, head.CONSUMES)
     arrays, combine = select_arrays(header, head.CONSUMES, config.layers, config.tokens)
     spec = HeadSpec(
@@ -111,6 +114,8 @@ def _needless(config: TrainOnlineConfig, adapted: Adapted) -> Iterator[str]:
         yield f"--drop-path drops branches of a backbone that learns, and --peft {config.peft} trains none of it"
     if config.backbone_lr is not None:
         yield f"--backbone-lr is the rate of what learns in a backbone, and --peft {config.peft} trains none of it"
+    if config.load_published:
+        yield f"--load-published brings what a method learned, and --peft {config.peft} trains nothing of the backbone"
 
 
 def _header(config: TrainOnlineConfig, dataset: ImageDataset, backbone: Backbone, consumes: str) -> Header:

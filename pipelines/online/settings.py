@@ -35,6 +35,8 @@ class TrainOnlineConfig(Learning):
     """Probability with which training skips the last block for an image, rising from 0 in the first one (timm's)."""
     init_from: Path | None = None
     """Finished run to start from, of train-head or train-online: its head, and what it trained in its backbone."""
+    load_published: tuple[str, Path] | None = None
+    """FAMILY FILE: a checkpoint of the code of a paper (peft, ila, dtl) whose values the method starts from."""
     epochs: int = 20
     """Passes over the training images."""
     batch_size: int = 64
@@ -86,6 +88,10 @@ class TrainOnlineConfig(Learning):
         rate = self.backbone_lr
         check(
             *self.conditions(),
+            (
+                not (self.load_published and self.init_from),
+                "load_published and init_from both say where the method starts: give one of them",
+            ),
             (self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
             (rate is None or 0 < rate < math.inf, f"backbone_lr must be positive and finite, got {rate}"),
             (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),

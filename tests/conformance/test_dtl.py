@@ -15,7 +15,11 @@ from torch import nn
 
 from featurecache.backbones._skeletons import without_values
 from featurecache.peft import Adapted, adapt
+<<<<<<< HEAD
 from featurecache.peft._published_dtl import ours_of_dtl
+=======
+from featurecache.peft._published import published, set_published
+>>>>>>> side
 from tests.conformance.recorded import FOLDER, Arrays, backbone_in, changed, dotted, kinds, read, settings, unequal
 
 FILES = sorted(FOLDER.glob("dtl_*.npz"))
@@ -43,7 +47,7 @@ def applied(arrays: Arrays, setting: str, **other: Any) -> Adapted:
     hp = settings(arrays, f"{setting}__hp__")
     name, options = method_of(hp, **other)
     adapted = adapt(name, backbone_in(arrays), options)
-    adapted.load(ours_of_dtl(dotted(arrays, f"{setting}__method__")))
+    set_published(adapted, "dtl", {**dotted(arrays, "backbone__"), **dotted(arrays, f"{setting}__method__")})
     return adapted
 
 
@@ -94,19 +98,8 @@ def head_of(module: Any) -> nn.Module:
     return module.head.fc if hasattr(module, "layers") else module.head
 
 
-def gradients(adapted: Adapted, arrays: Arrays, setting: str) -> dict[str, np.ndarray]:
-    """Return the gradients by their published names; zeros where nothing reads a parameter."""
-    found = {}
-    for name in dotted(arrays, f"{setting}__grad__"):
-        parameter = adapted.module.get_parameter(next(iter(ours_of_dtl({name: torch.empty(0)})), name))
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        found["grad__" + name.replace(".", "__")] = gradient.numpy()
-    return found
-
-
-def published_names(adapted: Adapted, arrays: Arrays, setting: str) -> dict[str, str]:
-    """Return our name -> published name."""
-    return {next(iter(ours_of_dtl({name: torch.empty(0)}))): name for name in dotted(arrays, f"{setting}__method__")}
+def gradient(parameter: nn.Parameter) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def found_in(arrays: Arrays, setting: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -122,11 +115,11 @@ def found_in(arrays: Arrays, setting: str, monkeypatch: pytest.MonkeyPatch) -> d
         name: value.detach().numpy() if isinstance(value, torch.Tensor) else np.array(value)
         for name, value in watch.seen.items()
     }
-    names = published_names(adapted, arrays, setting)
+    found = published(adapted, "dtl", {name: gradient(p) for name, p in adapted.parameters().items()})
+    unread = published(adapted, "dtl", {name: p for name, p in adapted.parameters().items() if p.grad is None})
     own = [p.numel() for p in adapted.parameters().values()]
     of_head = {name: p for name, p in module.named_parameters() if any(p is q for q in head.parameters())}
     without = sum(own)
-    unread = [names[name] for name, p in adapted.parameters().items() if p.grad is None]
     with torch.no_grad():
         other = applied(arrays, setting, injections="none")
         adapted.train(True)
@@ -134,9 +127,10 @@ def found_in(arrays: Arrays, setting: str, monkeypatch: pytest.MonkeyPatch) -> d
             patch.setattr(DropPath, "forward", lambda self, x: x * 0.75 if self.training and self.drop_prob else x)
             marked = module(images).numpy()
     return {
-        **seen, **gradients(adapted, arrays, setting), "pre_logits": pre_logits.detach().numpy(),
-        "logits": logits.detach().numpy(), "loss": loss.detach().numpy(), "unused_names": unread,
-        "trainable_names": [*(names[name] for name in adapted.trainable), *of_head],
+        **seen, **{f"grad__{name.replace('.', '__')}": value for name, value in found.items()},
+        **{f"grad__{name.replace('.', '__')}": p.grad for name, p in of_head.items()}, "pre_logits": pre_logits.detach().numpy(),
+        "logits": logits.detach().numpy(), "loss": loss.detach().numpy(), "unused_names": [*unread],
+        "trainable_names": [*found, *of_head],
         "trainable_count": without + sum(p.numel() for p in of_head.values()), "trainable_count_no_head": without,
         "marker__logits": marked, "logits_no_injection": other.module(images).detach().numpy(),
     }  # fmt: skip
@@ -192,14 +186,17 @@ def test_every_recorded_number_is_ours_and_would_be_missed(path, monkeypatch):
 def test_what_nothing_reads_is_not_made_unless_asked_for_and_changes_nothing(path):
     arrays = read(path)
     for setting in arrays["settings"]:
-        published, images = applied(arrays, setting), torch.from_numpy(arrays["images"])
+        whole, images = applied(arrays, setting), torch.from_numpy(arrays["images"])
         hp = settings(arrays, f"{setting}__hp__")
 
         name, options = method_of(hp, compat="none")
         lean = adapt(name, backbone_in(arrays), options)
-        lean.load(published.state())
+        lean.load(whole.state())
 
-        unused = {*ours_of_dtl(dict.fromkeys(arrays.get(f"{setting}__unused_names", np.array([])).tolist()))}
-        assert set(lean.kept) == set(published.kept) - unused
+        unused = set(arrays.get(f"{setting}__unused_names", np.array([])).tolist())
+        assert (
+            set(published(whole, "dtl", {name: value for name, value in whole.state().items() if name in lean.kept}))
+            == set(published(whole, "dtl", whole.state())) - unused
+        )
         if hasattr(lean.module, "layers"):  # a ViT's head differs
-            assert torch.equal(lean.module(images), published.module(images))
+            assert torch.equal(lean.module(images), whole.module(images))

@@ -13,7 +13,8 @@ from torch import nn
 
 from featurecache.backbones._skeletons import without_values
 from featurecache.peft import Adapted, adapt
-from featurecache.peft._published_ila import ours_of_ila, ours_within
+from featurecache.peft._published import published, set_published
+from featurecache.peft._published_ila import parts_there
 from featurecache.peft.ila import Form, InterLayerAdapter
 from tests.conformance.recorded import FOLDER, Arrays, backbone_in, changed, dotted, kinds, read, settings, unequal
 
@@ -62,10 +63,9 @@ def options_of(hp: dict[str, Any]) -> dict[str, Any]:
 def applied(arrays: Arrays) -> Adapted:
     """Return the recorded model with the method, its values taken by their published names."""
     adapted = adapt("ila", backbone_in(arrays), options_of(settings(arrays, "hp__")))
-    own = {name: value for name, value in adapted.module.state_dict().items() if name in adapted.kept}
-    given = {**dotted(arrays, "method__"), **dotted(arrays, "buffer__"), **dotted(arrays, "backbone__")}
-    found = {name: value for name, value in ours_of_ila(given, adapted.kept).items() if name in own}
-    adapted.load({**{name: value for name, value in own.items() if "num_batches" in name}, **found})
+    set_published(
+        adapted, "ila", {**dotted(arrays, "backbone__"), **dotted(arrays, "method__"), **dotted(arrays, "buffer__")}
+    )
     return adapted
 
 
@@ -104,12 +104,18 @@ class Watch:
         self.seen[self.prefix + name] = tokens.detach()[:, torch.from_numpy(self.arrays[index])].numpy()
 
 
-def gradients(adapted: Adapted, arrays: Arrays) -> dict[str, np.ndarray]:
-    found = {}
-    for name in dotted(arrays, "grad__"):
-        ours = next(iter(ours_of_ila({name: torch.empty(0)}, adapted.kept)), name)
-        found["grad__" + name.replace(".", "__")] = adapted.module.get_parameter(ours).grad.numpy()
-    return found
+def named(adapted: Adapted, values: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Return values by the names of the fixtures: published ones for what was added, timm's for the class token."""
+    there = published(adapted, "ila", {**adapted.state(), **values})
+    chosen = dict(zip(there, adapted.state(), strict=True))
+    return {
+        ("cls_token" if name == "class_token" else name).replace(".", "__"): value.detach().numpy().copy()
+        for name, value in there.items() if chosen[name] in values
+    }  # fmt: skip
+
+
+def gradients(adapted: Adapted) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in adapted.parameters().items()}
 
 
 def passed(adapted: Adapted, arrays: Arrays, watch: Watch, prefix: str) -> dict[str, Any]:
@@ -123,7 +129,8 @@ def passed(adapted: Adapted, arrays: Arrays, watch: Watch, prefix: str) -> dict[
     found = {"pre_logits": pre_logits, "logits": logits, "loss": loss}
     return {
         **{prefix + name: value.detach().numpy() for name, value in found.items()},
-        **{prefix + name: value.copy() for name, value in gradients(adapted, arrays).items()},
+        **{f"{prefix}grad__{name}": value for name, value in named(adapted, gradients(adapted)).items()},
+        **{f"{prefix}grad__head__{name}": p.grad.numpy().copy() for name, p in module.head.named_parameters()},
     }
 
 
@@ -145,11 +152,6 @@ def in_training_norms(adapted: Adapted) -> None:
             part.eval()
 
 
-def published(adapted: Adapted, names: list[str]) -> dict[str, str]:
-    """Return published name -> ours."""
-    return {name: next(iter(ours_of_ila({name: torch.empty(0)}, adapted.kept)), name) for name in names}
-
-
 def found_in(arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     adapted = applied(arrays)
     module: Any = adapted.module
@@ -164,16 +166,15 @@ def found_in(arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     in_training_norms(adapted)
     if any(name.startswith("train_bn__") for name in arrays):
         found |= passed(adapted, arrays, watch, "train_bn__")
-        after = [name.removeprefix("train_bn__buffer_after__") for name in arrays if "buffer_after" in name]
-        state = module.state_dict()
-        for name, ours in published(adapted, [name.replace("__", ".") for name in after]).items():
-            found[f"train_bn__buffer_after__{name.replace('.', '__')}"] = state[ours].numpy()
-    ours = {value: name for name, value in published(adapted, arrays["trainable_names"].tolist()).items()}
+        buffers = {name: value for name, value in adapted.state().items() if name not in adapted.trainable}
+        found |= {f"train_bn__buffer_after__{name}": value for name, value in named(adapted, buffers).items()}
     without = sum(p.numel() for p in adapted.parameters().values())
     head = sum(p.numel() for p in module.head.parameters())
     return {
         **watch.seen, **found, **counts(arrays), "trainable_count": without + head, "trainable_count_no_head": without,
-        "trainable_names": [ours.get(name, name) for name in (*adapted.trainable, "head.weight", "head.bias")],
+        "trainable_names": [
+            *(name.replace("__", ".") for name in named(adapted, adapted.parameters())), "head.weight", "head.bias",
+        ],
     }  # fmt: skip
 
 
@@ -215,10 +216,17 @@ def module_of(arrays: Arrays, case: str) -> InterLayerAdapter:
         residual=bool(skip) or padded,
     ).double()  # fmt: skip
     given = {**dotted(arrays, f"{case}__method__"), **dotted(arrays, f"{case}__buffer__")}
-    found = {ours_within(name): value for name, value in given.items()}
-    own = {name: value for name, value in module.state_dict().items() if "num_batches" in name}
-    module.load_state_dict({**own, **found})
+    own = module.state_dict()
+    module.load_state_dict(
+        {name: given[there] if (there := theirs(name, given)) else value for name, value in own.items()}
+    )
+    assert {theirs(name, given) for name in own} - {None} == set(given)
     return module.eval()
+
+
+def theirs(name: str, given: dict[str, torch.Tensor]) -> str | None:
+    """Return the published name of a tensor of a module, of those that are given."""
+    return next((there for there in parts_there(name) if there in given), None)
 
 
 def ran(module: InterLayerAdapter, arrays: Arrays, case: str, prefix: str) -> dict[str, Any]:
@@ -228,8 +236,9 @@ def ran(module: InterLayerAdapter, arrays: Arrays, case: str, prefix: str) -> di
     out = module(tokens, (side, side))
     (out * torch.from_numpy(arrays[f"{case}__out_weight"])).sum().backward()
     found = {"out": out.detach().numpy(), "grad_x": tokens.grad.numpy()}
-    for theirs in dotted(arrays, f"{case}__method__"):
-        found["grad__" + theirs.replace(".", "__")] = module.get_parameter(ours_within(theirs)).grad.numpy().copy()
+    given = dotted(arrays, f"{case}__method__")
+    for own, parameter in module.named_parameters():
+        found["grad__" + str(theirs(own, given)).replace(".", "__")] = parameter.grad.numpy().copy()
     return {f"{case}__{prefix}{key}": value for key, value in found.items()}
 
 
@@ -248,10 +257,9 @@ def test_every_single_module_gives_what_the_original_gave(path):
         module.drop.eval()
         found |= ran(module, arrays, case, "train_bn__")
         found[f"{case}__param_count"] = sum(p.numel() for p in module.parameters())
-        for name in dotted(arrays, f"{case}__train_bn__buffer_after__"):
-            found[f"{case}__train_bn__buffer_after__{name.replace('.', '__')}"] = module.get_buffer(
-                ours_within(name)
-            ).numpy()
+        after = dotted(arrays, f"{case}__train_bn__buffer_after__")
+        for own, buffer in module.named_buffers():
+            found[f"{case}__train_bn__buffer_after__{str(theirs(own, after)).replace('.', '__')}"] = buffer.numpy()
     found["module_param_count"] = whole_modules(arrays["module_setting"].tolist())
 
     assert unequal(arrays, found, names) == []
