@@ -160,10 +160,15 @@ def _parameters(config: Any) -> list[click.Parameter]:
         flag = f"--{field.name.replace('_', '-')}"
         shown = _default(field)
         text = helps.get(field.name, "") + (f"  [default: {shown}]" if shown else "")
-        pair = next((part for part in (hint, *get_args(hint)) if get_origin(part) is tuple and Ellipsis not in get_args(part)), None)
+        pair = next(
+            (part for part in (hint, *get_args(hint)) if get_origin(part) is tuple and Ellipsis not in get_args(part)),
+            None,
+        )
         if pair is not None:
             words = " ".join(map(_metavar, get_args(pair)))
-            made.append(click.Option([flag, field.name], nargs=len(get_args(pair)), default=None, help=text, metavar=words))
+            made.append(
+                click.Option([flag, field.name], nargs=len(get_args(pair)), default=None, help=text, metavar=words)
+            )
         elif bool in (hint, *get_args(hint)):
             made.append(click.Option([f"{flag}/--no-{flag[2:]}", field.name], default=None, help=text))
         else:

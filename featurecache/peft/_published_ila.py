@@ -8,17 +8,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
 from featurecache.peft._renaming import Pairs, renamed_from, renamed_to
 
-WITHIN = {
-    "adapter_down": "down", "adapter_up": "up", "adapter_cls": "prefix_conv", "ds_conv": "skip",
-    "norm1": "norm1", "norm1.1": "norm1", "norm3": "norm3", "norm3.1": "norm3",
-    "adapter_conv": "spatial.conv", "adapter_conv.0": "spatial.conv", "adapter_conv.1.0": "spatial.norm",
-    "adapter_conv.1.1": "spatial.norm", "adapter_conv.2": "spatial.point",
-}  # fmt: skip
-"""Part of a module in the published code -> part of ours; of the two names of a norm one is batch norm's, one layer norm's."""
-=======
 PARTS = (
     ("down", "adapter_down"), ("up", "adapter_up"), ("prefix_conv", "adapter_cls"), ("skip", "ds_conv"),
     ("norm1", "norm1.1"), ("norm1", "norm1"), ("norm3", "norm3.1"), ("norm3", "norm3"),
@@ -26,14 +17,12 @@ PARTS = (
     ("spatial.norm", "adapter_conv.1.1"), ("spatial.point", "adapter_conv.2"),
 )  # fmt: skip
 """Part of a module here and there; of two names the first is that of batch norm, or of the convolution with a 1x1 map."""
->>>>>>> side
 
 BETWEEN = {"ila_keep": "ila", "ila_down": "ila_ds"}
-INSIDE = {"ila_attention": "adapter_attn", "ila_mlp": "adapter_pwffn"}
-
 SHALLOW: Pairs = (("blocks.{i}.prompts.values", "positional_embedding.prompt"),)
 DEEP: Pairs = (("blocks.{i}.prompts.values", "encoder.prompt"), ("blocks.{i}.queries.values", "encoder.prompt"))
-"""Tables of the prompts of VPT and VQT in the same code: (ours, theirs)."""
+"""Prompts of VPT and VQT, which the same code has as tables."""
+INSIDE = {"ila_attention": "adapter_attn", "ila_mlp": "adapter_pwffn"}
 
 
 def parts_there(name: str) -> list[str]:
@@ -51,12 +40,18 @@ def ours(state: Mapping[str, Tensor], kept: Collection[str]) -> dict[str, Tensor
             found[name] = state[known[0]]
         elif name.endswith("num_batches_tracked"):  # says nothing where momentum is fixed
             found[name] = torch.tensor(0)
-    return found
+    return {**found, **renamed_from(state, _tabled(kept), (), (*SHALLOW, *DEEP))}
 
 
 def theirs(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return values by their published names."""
-    return {_as_made(name, values): value for name, value in values.items()}
+    tabled = {name: values[name] for name in _tabled(values)}
+    rows = renamed_to(tabled, (), SHALLOW if [name.endswith("prompts.values") for name in tabled] == [True] else DEEP)
+    return {**{_as_made(name, values): value for name, value in values.items() if name not in tabled}, **rows}
+
+
+def _tabled(names: Collection[str]) -> list[str]:
+    return [name for name in names if name.endswith((".prompts.values", ".queries.values"))]
 
 
 def names_there(name: str, kept: Collection[str]) -> list[str]:
@@ -72,22 +67,6 @@ def names_there(name: str, kept: Collection[str]) -> list[str]:
     return [f"encoder.{inside[1]}.{INSIDE[inside[2]]}.adapter_{inside[3]}"] if inside else []
 
 
-<<<<<<< HEAD
-def _blocks_with(place: str, kept: Collection[str]) -> list[int]:
-    """Return the numbers of the blocks that a module called `place` stands after."""
-    return sorted({int(found[1]) for own in kept if (found := re.search(rf"blocks\.(\d+)\.{place}\.", own))})
-
-
-def ours(state: Mapping[str, Tensor], kept: Collection[str]) -> dict[str, Tensor]:
-    """Return a published state by the names it has in a module with the method, whose kept names are given."""
-    return {**ours_of_ila(state, kept), **renamed_from(state, kept, (), (*SHALLOW, *DEEP))}
-
-
-def theirs(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return values of VPT or VQT in the names of the published code."""
-    rows = [name for name in values if name.endswith(".prompts.values")]
-    return renamed_to(values, (), SHALLOW if len(rows) == 1 else DEEP)
-=======
 def _as_made(name: str, values: Mapping[str, Tensor]) -> str:
     """Return the one published name of a tensor whose module is known."""
     found = names_there(name, values)
@@ -96,4 +75,3 @@ def _as_made(name: str, values: Mapping[str, Tensor]) -> str:
     module, _, _ = name.rpartition(".")
     first = f"{module}.running_mean" in values if "norm" in module else f"{module[:-4]}point.weight" in values
     return found[0] if first else found[1]
->>>>>>> side

@@ -15,11 +15,7 @@ from torch import nn
 
 from featurecache.backbones._skeletons import without_values
 from featurecache.peft import Adapted, adapt
-<<<<<<< HEAD
-from featurecache.peft._published_dtl import ours_of_dtl
-=======
 from featurecache.peft._published import published, set_published
->>>>>>> side
 from tests.conformance.recorded import FOLDER, Arrays, backbone_in, changed, dotted, kinds, read, settings, unequal
 
 FILES = sorted(FOLDER.glob("dtl_*.npz"))
