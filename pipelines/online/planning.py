@@ -36,6 +36,7 @@ from pipelines.online.starting import Start, start_of
 from pipelines.training.distributed import Ranks
 
 SPLITS = ("train", "val", "test")
+EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -73,7 +74,8 @@ def planned(config: TrainOnlineConfig) -> Plan:
         load_published(adapted, *config.load_published)
     backbone = replace(backbone, dim=backbone.dim + adapted.wider)
     header = _header(config, dataset, backbone, head.CONSUMES)
-    arrays, combine = select_arrays(header, head.CONSUMES, config.layers, config.tokens)
+    layers = config.layers or (EMBEDDING if adapted.wider and head.CONSUMES == "last" else None)
+    arrays, combine = select_arrays(header, head.CONSUMES, layers, config.tokens)
     spec = HeadSpec(
         shapes={name: header.array(name).tail for name in arrays}, num_classes=max(1, len(header.class_names)),
         task=header.task, combine=combine, constants=_constants(backbone, header, getattr(head, "CONSTANTS", ())),
@@ -86,6 +88,11 @@ def planned(config: TrainOnlineConfig) -> Plan:
         (classes or not config.label_smoothing, f"label_smoothing needs {need}"),
         *((False, problem) for problem in refusals(config.head, spec, config.head_option)),
         *((False, problem) for problem in _needless(config, adapted)),
+        (
+            not adapted.wider or list(arrays) == [EMBEDDING],
+            f"--peft {config.peft} speaks through the embedding alone, and --head {config.head} would read "
+            f"{', '.join(arrays)}. Give --layers embedding, with a head that reads one vector, such as linear",
+        ),
     )
     check_feed(backbone, dataset, workers=config.workers, decoder=config.decoder)
     if start is not None:
