@@ -26,6 +26,7 @@ from heads._checkpoint import build_head, save_head
 from pipelines._evaluation import measured, write_rows
 from pipelines._rows import balanced
 from pipelines.objectives.cross_entropy import build as cross_entropy
+from pipelines.online.costs import costs_of
 from pipelines.online.planning import Plan, images_of, planned, products_in, sources_of
 from pipelines.online.settings import TrainOnlineConfig
 from pipelines.train_head import TrainReport
@@ -109,7 +110,7 @@ def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks) -> TrainRe
         write_history(config.out, member.history)
     record = {
         **_facts(plan, config), "metrics": metrics, "closed_form": solved, "best_epoch": member.best_epoch,
-        **_sizes(plan, head), **_pace(pace, plan, ranks),
+        **_sizes(plan, head), **_pace(pace, plan, ranks), "costs": costs_of(plan, config.batch_size // config.accumulate),
         "rows": {split: len(source) for split, source in sources.items()},
         "skipped": {plan.dataset.table.sample_id[row]: why for row, why in skipped.items()},
         "selected_by": f"val {primary(header.task)}", "environment": environment(),

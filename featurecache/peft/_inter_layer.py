@@ -78,6 +78,10 @@ class Spatial(nn.Module):
         self.point = None if dense else nn.Conv2d(inner, form.rank, 1)
         for conv in filter(None, (self.conv, self.point)):
             nn.init.xavier_uniform_(conv.weight)
+        if (
+            form.zero and self.conv.bias is not None
+        ):  # a batch norm takes it away again: any other value would stay for ever
+            nn.init.zeros_(self.conv.bias)
 
     def forward(self, grid: Tensor) -> Tensor:
         """Mix neighbours."""

@@ -201,7 +201,7 @@ def _fill(
     side: SideNetwork, stages: Sequence[Stage], places: Places, rank: int, kernel: int, mixing: Mixing, compat: Compat
 ) -> None:
     for stage in stages:
-        for number in set(stage.numbers) & set(places.products):
+        for number in sorted({*stage.numbers} & {*places.products}):
             side.products[str(number)] = Product(stage.width, rank)
     widths = {index: stage.width for index, stage in enumerate(stages) if set(stage.numbers) & set(places.injections)}
     if compat == "published" and len(stages) > 1:  # always four, also where some are never used

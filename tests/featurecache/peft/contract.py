@@ -12,7 +12,9 @@ from torch import nn
 from featurecache.errors import BackboneError, ConfigError, RunError
 from featurecache.peft import PEFT, adapt, load_adapted, save_adapted
 
-SIZE = 32
+SIZE = 96
+"""Six patches a side of the small transformer: methods that shrink the grid take four of them."""
+
 IDENTITY = {"name": "timm:test_vit", "architecture": {"drop_path_rate": 0.1}, "weights": "a", "precision": "fp32"}
 
 
@@ -104,6 +106,7 @@ class MethodContract:
             assert adapted.embed(pictures()).requires_grad is False
             return
 
+        adapted.train(True)
         step = torch.optim.SGD(adapted.parameters().values(), lr=0.1)
         for seed in range(3):
             step.zero_grad()
