@@ -47,6 +47,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("pipelines.predict:PredictConfig", "Say what a trained run sees in images."),
     "evaluate": ("pipelines.evaluate:EvaluateConfig", "Measure a trained run on other data, classes matched by name."),
     "export": ("pipelines.export:ExportConfig", "Write a run as one folder that predicts without this package."),
+    "export-backbone": (
+        "pipelines.export_backbone:ExportBackboneConfig",
+        "Write the backbone of a run as a plain checkpoint, what was trained folded in.",
+    ),
     "embed": ("pipelines.embed:EmbedConfig", "Write only the embeddings, as a .npy or .parquet file."),
     "demo": ("pipelines.demo:DemoConfig", "Run the whole pipeline once, with no download."),
     "data": ("pipelines.data:DataConfig", "Look at every image of a data set: counts, copies, what cannot be read."),

@@ -136,7 +136,9 @@ def found_in(arrays: Arrays) -> dict[str, Any]:
     loss.backward()
     gradients = {name: _gradient(p) for name, p in adapted.parameters().items()}
     named = published(adapted, family(arrays), gradients)
-    named = {name.replace("class_token", "cls_token"): value for name, value in named.items()}  # the files say timm's name
+    named = {
+        name.replace("class_token", "cls_token"): value for name, value in named.items()
+    }  # the files say timm's name
     of_head = {f"head.{name}": _gradient(p) for name, p in head.named_parameters()}
     count = sum(p.numel() for p in adapted.parameters().values())
     return {
