@@ -222,7 +222,7 @@ def _call(act: Callable[[Any], Any], config: Any, values: dict[str, Any]) -> Non
     as_json, config_file = values.pop("as_json"), values.pop("config_file")
     try:
         given = {**_read_yaml(config_file), **_given(config, values)}
-        report = act(config_from(config, given))
+        report = act(config_from(config, getattr(config, "expanded", dict)(given)))
     except (FeatureCacheError, _logme_error(FeatureCacheError)) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 1))

@@ -1,4 +1,4 @@
-"""Learned queries ask the frozen tokens of every block, change none of them, and speak to the head (peft-study 2.1, ila 8).
+"""Learned queries ask the frozen tokens of every block, change none of them, and speak to the head.
 
 The stream is that of the backbone to the bit, so no gradient passes through it and its activations are not kept.
 """

@@ -30,7 +30,7 @@ from featurecache.views import Views
 from heads import HEADS, HeadSpec
 from heads._checkpoint import refusals
 from pipelines._arrays import select_arrays
-from pipelines._rows import teachable
+from pipelines._rows import share_of, teachable
 from pipelines.online.settings import TrainOnlineConfig
 from pipelines.online.starting import Start, start_of
 from pipelines.training.distributed import Ranks
@@ -80,7 +80,10 @@ def planned(config: TrainOnlineConfig) -> Plan:
         shapes={name: header.array(name).tail for name in arrays}, num_classes=max(1, len(header.class_names)),
         task=header.task, combine=combine, constants=_constants(backbone, header, getattr(head, "CONSTANTS", ())),
     )  # fmt: skip
-    classes, seen = dataset.task == "classification", np.asarray(dataset.table.target)[labelled(dataset, "train")]
+    classes, seen = (
+        dataset.task == "classification",
+        np.asarray(dataset.table.target)[rows_of(dataset, config)["train"]],
+    )
     need = f"classes, but {config.data} holds a {dataset.task} task"
     check(
         *teachable(seen, dataset.task, config.data),
@@ -157,6 +160,18 @@ def labelled(dataset: ImageDataset, split: str) -> npt.NDArray[np.int64]:
     return rows[is_labelled(np.asarray(dataset.table.target)[rows])]
 
 
+def rows_of(dataset: ImageDataset, config: TrainOnlineConfig) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the labelled rows of every split as the config wants them trained on and measured."""
+    rows = {split: labelled(dataset, split) for split in SPLITS}
+    if config.rows is not None:
+        targets = np.asarray(dataset.table.target)
+        rows["train"] = share_of(rows["train"], targets, config.rows, dataset.task, config.split_seed)
+    if config.train_on == "train+val":
+        rows["train"] = np.sort(np.concatenate([rows["train"], rows["val"]]))
+        rows["val"] = rows["val"][:0]
+    return rows if config.test else {**rows, "test": rows["test"][:0]}
+
+
 @contextmanager
 def images_of(plan: Plan, config: TrainOnlineConfig, ranks: Ranks) -> Iterator[LiveImages]:
     """Yield the images of the data set; their threads or workers end with the block."""
@@ -181,7 +196,7 @@ def sources_of(
     Raises:
         UnreadableSampleError: an image cannot be read, and is not to be left out; told when it is met.
     """
-    rows = {split: labelled(plan.dataset, split) for split in SPLITS}
+    rows = rows_of(plan.dataset, config)
     skipped: dict[int, str] = {}
     if config.on_error == "skip":
         skipped = ranks.by_first(lambda: images.unreadable(np.sort(np.concatenate(list(rows.values())))))
