@@ -38,6 +38,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "pipelines.train_online:TrainOnlineConfig",
         "Train a head on images, and of the backbone what a method trains.",
     ),
+    "compare-peft": (
+        "pipelines.compare_peft:ComparePeftConfig",
+        "Compare the methods that train a backbone: accuracy, what they train, memory, time.",
+    ),
     "run-protocol": (
         "pipelines.run_protocol:RunProtocolConfig",
         "Compare heads over the trials of a protocol, with intervals.",

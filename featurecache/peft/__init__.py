@@ -159,6 +159,13 @@ def published_state(adapted: Adapted, family: str) -> dict[str, Tensor]:
     return published(adapted, family, adapted.state())
 
 
+def methods_for(module: nn.Module) -> list[str]:
+    """Return the names of the methods that go into a module with their default options; it is not changed."""
+    from featurecache.peft._refusing import methods_for as found
+
+    return found(module)
+
+
 def foldable_in(module: nn.Module) -> list[str]:
     """Return the names of the methods that go into a module and can be folded into its own parameters."""
     from featurecache.peft._refusing import methods_for
