@@ -35,8 +35,8 @@ class InfoConfig:
 class ListConfig:
     """List what can be named: backbone sources, data sets, heads, methods of training, store formats, timm's models."""
 
-    what: Literal["all", "backbones", "datasets", "heads", "peft", "stores"] = "all"
-    """Which kind of name; backbones also lists the models of timm."""
+    what: Literal["all", "backbones", "datasets", "heads", "peft", "recipes", "stores"] = "all"
+    """Which kind of name; backbones also lists the models of timm; recipes are listed alone."""
     filter: str | None = None
     """Keep the names that match, with * for any text, e.g. vit_*dinov2*."""
 
@@ -139,12 +139,21 @@ def list_names(config: ListConfig) -> Facts:
         kind: [{"name": name, **dict(zip(("what", "paper"), room.summary(name), strict=True))} for name in room.names()]
         for kind, room in chosen.items()
     }
+    if config.what == "recipes":
+        found["recipes"] = _recipes()
     if config.what == "backbones":
         found["timm models"] = _timm_models()
     if config.filter:
         found = {k: [item for item in items if _matches(item["name"], config.filter)] for k, items in found.items()}
     shown = [_listed(kind, items) for kind, items in found.items() if items]
     return Facts(shown or [Table("", (), (), (f"no name matches {config.filter}",))], found)
+
+
+def _recipes() -> list[Mapping[str, Any]]:
+    from pipelines.recipes import names, recipe
+
+    found = map(recipe, names())
+    return [{"name": r.name, "settings": r.cells, "tuned on": r.tuned, "paper": r.paper} for r in found]
 
 
 def _matches(name: str, words: str) -> bool:

@@ -159,6 +159,20 @@ def published_state(adapted: Adapted, family: str) -> dict[str, Tensor]:
     return published(adapted, family, adapted.state())
 
 
+def methods_for(module: nn.Module) -> list[str]:
+    """Return the names of the methods that go into a module with their default options; it is not changed."""
+    from featurecache.peft._refusing import methods_for as found
+
+    return found(module)
+
+
+def foldable_in(module: nn.Module) -> list[str]:
+    """Return the names of the methods that go into a module and can be folded into its own parameters."""
+    from featurecache.peft._refusing import methods_for
+
+    return methods_for(module, folded=True)
+
+
 def of_the_backbone(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of an identity is the backbone itself; drop path, which is nothing outside of training, is left out."""
     known = {name: value for name, value in identity.items() if name not in OF_THE_PASS}

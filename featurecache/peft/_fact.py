@@ -58,7 +58,7 @@ class Change(Part):
         return found + self.scale * self.strength * delta
 
     def delta(self) -> Tensor:
-        """(m * D, g * D), the same change as one matrix: peft-study 2.7."""
+        """(m * D, g * D), the same change as one matrix."""
         (shared,) = self._shared
         rank, core = shared.down.out_features, shared.core(self.block, self.name)
         cores = core.reshape(core.shape[0] // rank, rank, -1, rank)

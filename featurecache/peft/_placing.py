@@ -1,4 +1,4 @@
-"""Where small networks stand at a branch x + drop(scale(core(norm(x)))), and what of it they see (peft-study 2.2).
+"""Where small networks stand at a branch x + drop(scale(core(norm(x)))), and what of it they see.
 
 parallel  x + drop(scale(core(norm(x)))) + drop(scale(network(x or norm(x)))), with draws of its own
 after     x + drop(scale(core + network(core))), core being core(norm(x))

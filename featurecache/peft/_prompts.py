@@ -1,4 +1,4 @@
-"""Prompt tokens that stand with the tokens of a block while it works, and are gone from its output (peft-study 2.1, ila 8)."""
+"""Prompt tokens that stand with the tokens of a block while it works, and are gone from its output."""
 
 from __future__ import annotations
 

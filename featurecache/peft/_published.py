@@ -1,7 +1,8 @@
 """Values in the names of the papers' own code: from them into a method, and from a method to them.
 
 A family of names is a file `_published_<family>.py` of this room with `ours(state, kept) -> dict` (a published state by the
-names it has in the module of which the kept names are given) and `theirs(values) -> dict`, the way back. Names are those of
+names it has in the module of which the kept names are given) and, where there is one, the way back, `theirs(values) -> dict`.
+Names are those of
 the image side, without what stands before them in a CLIP model.
 """
 
@@ -47,9 +48,16 @@ def set_published(adapted: Adapted, family: str, state: Mapping[str, Tensor]) ->
 
 
 def published(adapted: Adapted, family: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return values, by the names of this module, in those of a paper's code."""
-    prefix = _prefix(adapted)
-    found: dict[str, Tensor] = _room(family).theirs({n.removeprefix(prefix): value for n, value in values.items()})
+    """Return values, by the names of this module, in those of a paper's code.
+
+    Raises:
+        UnknownNameError: there is no such family.
+        RunError: its names are only read.
+    """
+    prefix, room = _prefix(adapted), _room(family)
+    if not hasattr(room, "theirs"):
+        raise RunError(f"the published names of {family} are only read. Those of peft are written too.")
+    found: dict[str, Tensor] = room.theirs({n.removeprefix(prefix): value for n, value in values.items()})
     return found
 
 

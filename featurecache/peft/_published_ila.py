@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from featurecache.peft._renaming import Pairs, renamed_from, renamed_to
+
 PARTS = (
     ("down", "adapter_down"), ("up", "adapter_up"), ("prefix_conv", "adapter_cls"), ("skip", "ds_conv"),
     ("norm1", "norm1.1"), ("norm1", "norm1"), ("norm3", "norm3.1"), ("norm3", "norm3"),
@@ -17,6 +19,9 @@ PARTS = (
 """Part of a module here and there; of two names the first is that of batch norm, or of the convolution with a 1x1 map."""
 
 BETWEEN = {"ila_keep": "ila", "ila_down": "ila_ds"}
+SHALLOW: Pairs = (("blocks.{i}.prompts.values", "positional_embedding.prompt"),)
+DEEP: Pairs = (("blocks.{i}.prompts.values", "encoder.prompt"), ("blocks.{i}.queries.values", "encoder.prompt"))
+"""Prompts of VPT and VQT, which the same code has as tables."""
 INSIDE = {"ila_attention": "adapter_attn", "ila_mlp": "adapter_pwffn"}
 
 
@@ -35,12 +40,18 @@ def ours(state: Mapping[str, Tensor], kept: Collection[str]) -> dict[str, Tensor
             found[name] = state[known[0]]
         elif name.endswith("num_batches_tracked"):  # says nothing where momentum is fixed
             found[name] = torch.tensor(0)
-    return found
+    return {**found, **renamed_from(state, _tabled(kept), (), (*SHALLOW, *DEEP))}
 
 
 def theirs(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return values by their published names."""
-    return {_as_made(name, values): value for name, value in values.items()}
+    tabled = {name: values[name] for name in _tabled(values)}
+    rows = renamed_to(tabled, (), SHALLOW if [name.endswith("prompts.values") for name in tabled] == [True] else DEEP)
+    return {**{_as_made(name, values): value for name, value in values.items() if name not in tabled}, **rows}
+
+
+def _tabled(names: Collection[str]) -> list[str]:
+    return [name for name in names if name.endswith((".prompts.values", ".queries.values"))]
 
 
 def names_there(name: str, kept: Collection[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Parameter names of the published code of the PEFT study, and of the prompts in that of ILA: (ours, theirs).
+"""Parameter names of the published code of the PEFT study: (ours, theirs).
 
 {i} stands for the index of a block. What has no name here is called as the backbone calls it. Prompts and queries are one
 table for all blocks there, a row for each block that has some.
@@ -61,12 +61,9 @@ NAMES: tuple[tuple[str, str], ...] = (
 
 TABLES: tuple[tuple[str, str], ...] = (
     ("blocks.{i}.prompts.values", "vpt.prompt_embeddings"),
-    ("blocks.{i}.prompts.values", "encoder.prompt"),
-    ("blocks.{i}.prompts.values", "positional_embedding.prompt"),
     ("blocks.{i}.queries.values", "vqt.query_prompt_embeddings"),
-    ("blocks.{i}.queries.values", "encoder.prompt"),
 )
-"""The same for tables; where there are several names, each is that of another code."""
+"""The same for tables."""
 
 
 def ours(state: Mapping[str, Tensor], kept: Collection[str]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A bottleneck at the attention, the perceptron or both of every block: beside it, after it or before it (peft-study 2.2)."""
+"""A bottleneck at the attention, the perceptron or both of every block: beside it, after it or before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bottleneck beside the perceptron of every block, which reads the stream before the norm (peft-study 2.2)."""
+"""A bottleneck beside the perceptron of every block, which reads the stream before the norm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only biases learn: of patches, norms, attention and perceptrons (peft-study 2.4)."""
+"""Only biases learn: of patches, norms, attention and perceptrons."""
 
 from __future__ import annotations
 

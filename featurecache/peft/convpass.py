@@ -1,4 +1,4 @@
-"""A small convolution over the patches beside attention and perceptron of every block (peft-study 2.2)."""
+"""A small convolution over the patches beside attention and perceptron of every block."""
 
 from __future__ import annotations
 

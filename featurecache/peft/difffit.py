@@ -1,4 +1,4 @@
-"""Biases, layer norms, and a factor for each channel of each residual branch learn; it can be folded in (peft-study 2.4)."""
+"""Biases, layer norms, and a factor for each channel of each residual branch learn; it can be folded in."""
 
 from __future__ import annotations
 

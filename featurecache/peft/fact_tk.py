@@ -1,4 +1,4 @@
-"""Changes of all linear maps from two shared maps, one core and its factors, a Tucker form; it can be folded in (peft-study 2.3)."""
+"""Changes of all linear maps from two shared maps, one core and its factors, a Tucker form; it can be folded in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes of all linear maps from two shared maps and a small core each, a tensor train; it can be folded in (peft-study 2.3)."""
+"""Changes of all linear maps from two shared maps and a small core each, a tensor train; it can be folded in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bottleneck after the attention and one after the perceptron of every block (peft-study 2.2)."""
+"""A bottleneck after the attention and one after the perceptron of every block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only layer norms learn, their weights and biases (peft-study 2.4)."""
+"""Only layer norms learn, their weights and biases."""
 
 from __future__ import annotations
 

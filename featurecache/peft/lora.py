@@ -1,6 +1,6 @@
 """Low-rank change of the map to queries, keys and values in every block; it can be folded in.
 
-In the form of the PEFT study: one map down for all three, no factor alpha / rank (peft-study 2.3).
+In the form of the PEFT study: one map down for all three, no factor alpha / rank.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A linear bottleneck before attention and perceptron of every block; it can be folded in (peft-study 2.2)."""
+"""A linear bottleneck before attention and perceptron of every block; it can be folded in."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Groups(Network):
         return tokens + added * self.scale * self.strength
 
     def matrix(self) -> tuple[Tensor, Tensor]:
-        """Return ((D, D), (D,)): the same as one affine map of columns, M x + c (peft-study 2.7)."""
+        """Return ((D, D), (D,)): the same as one affine map of columns, M x + c."""
         rows, columns = self.up.weight[..., 0].chunk(self.up.groups), self.down.out_channels // self.up.groups
         up = torch.cat([F.pad(part, (j * columns, (len(rows) - 1 - j) * columns)) for j, part in enumerate(rows)])
         down, factor = self.down.weight[..., 0], self.scale * self.strength

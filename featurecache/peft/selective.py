@@ -1,4 +1,4 @@
-"""Some blocks of the backbone learn whole, or their attention, their perceptron, or one linear map of it (peft-study 2.5)."""
+"""Some blocks of the backbone learn whole, or their attention, their perceptron, or one linear map of it."""
 
 from __future__ import annotations
 

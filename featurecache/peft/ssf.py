@@ -1,4 +1,4 @@
-"""Every channel of every linear map, norm and of the patches is scaled and shifted; it can be folded in (peft-study 2.4)."""
+"""Every channel of every linear map, norm and of the patches is scaled and shifted; it can be folded in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learned prompt tokens of their own for every block (peft-study 2.1, ila 8)."""
+"""Learned prompt tokens of their own for every block."""
 
 from __future__ import annotations
 

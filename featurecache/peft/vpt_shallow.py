@@ -1,4 +1,4 @@
-"""Learned prompt tokens that enter before the first block and stay to the last (peft-study 2.1, ila 8)."""
+"""Learned prompt tokens that enter before the first block and stay to the last."""
 
 from __future__ import annotations
 

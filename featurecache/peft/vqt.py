@@ -1,4 +1,4 @@
-"""Learned queries ask the frozen tokens of every block, change none of them, and speak to the head (peft-study 2.1, ila 8).
+"""Learned queries ask the frozen tokens of every block, change none of them, and speak to the head.
 
 The stream is that of the backbone to the bit, so no gradient passes through it and its activations are not kept.
 """
@@ -36,7 +36,8 @@ class Queries(Part):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T, D) tokens that the block is given -> (B, n, D) queries behind it."""
         attention, mlp = self.block[0].branches
-        found = self.dropout(self.values).expand(len(tokens), -1, -1)
+        # a sum and no view: torch's counter of operations takes a view of a parameter for a result that has a gradient
+        found = self.dropout(self.values) + tokens.new_zeros(len(tokens), 1, 1)
         found = found + attention.ended(self._asked(attention.norm(found), attention.norm(tokens)))
         gone: Tensor = found + mlp.ended(mlp.core(mlp.norm(found)))
         return gone

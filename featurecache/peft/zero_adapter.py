@@ -1,4 +1,4 @@
-"""A bottleneck after the perceptron of every block whose map up starts at zero: the baseline of the VPT paper (peft-study 2.2)."""
+"""A bottleneck after the perceptron of every block whose map up starts at zero: the baseline of the VPT paper."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.layers import QuickGELU
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -47,11 +48,17 @@ def backbone_in(arrays: Arrays) -> nn.Module:
         "norm_layer": partial(nn.LayerNorm, eps=own["ln_eps"]),
         "drop_path_rate": float(arrays.get("marker__drop_path_rate", 0.0)),
     }  # fmt: skip
+    named = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+    shared |= {"init_values": own["init_values"]} if "init_values" in own else {}
+    shared |= {"pre_norm": bool(own["pre_norm"])} if "pre_norm" in own else {}
+    shared |= {"act_layer": named[own["act_layer"]]} if "act_layer" in own else {}
     if "depths" in own:
         stages = {"depths": tuple(own["depths"]), "num_heads": tuple(own["num_heads"])}
         module: nn.Module = SwinTransformer(window_size=own["window_size"], **stages, **shared)
     else:
         module = VisionTransformer(depth=own["depth"], num_heads=own["num_heads"], **shared)
+    if isinstance(module, VisionTransformer):  # as wide as what it reads, which a method may widen
+        module.head = nn.Linear(arrays["backbone__head__weight"].shape[1], own["num_classes"])
     module = module.double()
     module.load_state_dict(dotted(arrays, "backbone__"))
     return module.eval()
@@ -62,19 +69,21 @@ def kinds(arrays: Arrays, inputs: Iterable[str]) -> set[str]:
     return {name for name in arrays if not name.startswith(tuple(inputs))}
 
 
-def unequal(arrays: Arrays, found: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+def unequal(
+    arrays: Arrays, found: Mapping[str, Any], names: Iterable[str], rtol: float = 1e-8, atol: float = 1e-9
+) -> list[str]:
     """Return the names whose recorded value is not what was found: exactly for integers and text, else as float64 allows."""
-    return [name for name in names if name not in found or not _same(np.asarray(found[name]), arrays[name])]
+    return [name for name in names if name not in found or not _same(np.asarray(found[name]), arrays[name], rtol, atol)]
 
 
-def _same(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> bool:
+def _same(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any], rtol: float, atol: float) -> bool:
     if theirs.dtype.kind in "US":
         return sorted(ours.tolist()) == sorted(filter(None, theirs.tolist()))  # "" stands for an empty list
     if ours.shape != theirs.shape:
         return False
     if theirs.dtype.kind in "iub":
         return bool((ours == theirs).all())
-    return bool(np.allclose(ours, theirs, rtol=1e-8, atol=1e-9))
+    return bool(np.allclose(ours, theirs, rtol=rtol, atol=atol))
 
 
 def changed(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
