@@ -71,7 +71,7 @@ class SideNetwork(Part):
     def __init__(self, stages: Sequence[Stage], places: Places, beta: float, prefix_tokens: int) -> None:
         super().__init__()
         self.products, self.mixers = nn.ModuleDict(), nn.ModuleDict()
-        self.beta, self.prefix_tokens = beta, prefix_tokens
+        self.places, self.beta, self.prefix_tokens = places, beta, prefix_tokens
         self.grid: tuple[int, int] | None = None
         """Of the patches of the images under way; a Swin's stream says it by its own shape."""
         self.held = Held()
