@@ -73,7 +73,7 @@ class InBlock(Network):
         """Convolve the patches over their grid, and each token before them by itself."""
         single = conv(found[:, : self.prefix].flatten(0, 1)[:, :, None, None])
         patches = rows_of(conv(grid_of(found[:, self.prefix :], self.grid.size)))
-        return torch.cat([single.reshape(len(found), self.prefix, -1), patches], 1)
+        return torch.cat([single.reshape(found.shape[0], self.prefix, -1), patches], 1)
 
     def join(self, given: Tensor, found: Tensor) -> Tensor:
         """Add it where the branch beside it ends, dropped by itself."""
