@@ -13,7 +13,7 @@ from featurecache.peft._layered import Compat, Inside, Placement, attach
 
 __all__ = ["LEARNING_RATE", "PAPER", "STARTS_AS_BACKBONE", "Form", "InterLayerAdapter", "apply"]
 
-PAPER = "Rios et al., Down-Sampling Inter-Layer Adapter for Parameter and Computation Efficient Ultra-Fine-Grained Image Recognition, arXiv:2409.11051"
+PAPER = "Rios et al., Down-Sampling Inter-Layer Adapter for Parameter and Computation Efficient Ultra-Fine-Grained Image Recognition, 2024, https://arxiv.org/abs/2409.11051"
 LEARNING_RATE = 1e-3
 STARTS_AS_BACKBONE = False
 

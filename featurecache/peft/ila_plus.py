@@ -10,9 +10,11 @@ from torch import nn
 from featurecache.peft import Adapted, ila
 from featurecache.peft._inter_layer import Skip, Start
 from featurecache.peft._layered import Compat
-from featurecache.peft.ila import LEARNING_RATE, PAPER, STARTS_AS_BACKBONE
+from featurecache.peft.ila import LEARNING_RATE, STARTS_AS_BACKBONE
 
 __all__ = ["LEARNING_RATE", "PAPER", "STARTS_AS_BACKBONE", "apply"]
+
+PAPER = "Rios et al., Down-Sampling Inter-Layer Adapter for Parameter and Computation Efficient Ultra-Fine-Grained Image Recognition, 2024, https://arxiv.org/abs/2409.11051"
 
 
 def apply(

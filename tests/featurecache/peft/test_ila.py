@@ -10,8 +10,10 @@ import timm
 import torch
 from torch import nn
 
+from featurecache.costs import kept_by
 from featurecache.errors import BackboneError, ConfigError
 from featurecache.peft import adapt
+from featurecache.peft._published import published, set_published
 from tests.featurecache.peft.contract import directed, pictures, plain
 
 
@@ -189,3 +191,22 @@ def test_an_even_kernel_shrinks_by_an_odd_number():
 
     assert adapted.tokens_per_layer == (37, 37, 26, 26, 17, 17)
     assert adapted.embed(pictures()).shape == (6, 32)
+
+
+def test_with_the_class_token_frozen_blocks_before_the_first_module_keep_nothing():
+    adapted = adapt("ila", vit(), {"train_cls": False})
+    adapted.train(True)
+
+    kept = kept_by(adapted.module, lambda: adapted.embed(pictures())).blocks
+
+    assert kept[:2] == (0, 0) and all(kept[2:])
+
+
+def test_statistics_come_back_with_a_published_state_that_has_none_of_their_counts():
+    adapted, other = (adapt("ila", vit(), {"start": "random"}) for _ in range(2))
+    theirs = published(adapted, "ila", adapted.state())
+
+    set_published(other, "ila", {name: value for name, value in theirs.items() if "num_batches" not in name})
+
+    assert {"class_token", "encoder.ila_ds.1.adapter_conv.1.0.running_mean"} < set(theirs)
+    assert torch.equal(other.embed(pictures()), adapted.embed(pictures()))
