@@ -18,7 +18,7 @@ from featurecache.peft import Adapted
 from featurecache.peft._blocks import Block, Transformer, transformer_of
 from featurecache.peft._grid import Grid, Intermediates
 from featurecache.peft._injection import Injection
-from featurecache.peft._inter_layer import Form, InterLayerAdapter, Skip, begin_linear, grid_of, rows_of
+from featurecache.peft._inter_layer import Form, InterLayerAdapter, Skip, Start, begin_linear, form_of, grid_of, rows_of
 from featurecache.peft._line import Line
 from featurecache.peft._placing import Network
 from featurecache.peft._ranges import indices
@@ -84,6 +84,23 @@ class InBlock(Network):
         """Stand after the whole block."""
         added: Tensor = self.drop(self(found))
         return found + added
+
+
+def put_ila(
+    module: nn.Module, method: str, *, down: str, keep: str = "none", skip: Skip | None, inside: Inside = "none",
+    placement: Placement = "both", start: Start | None, train_cls: bool, compat: Compat, **form: Any,
+) -> Adapted:  # fmt: skip
+    """Put in what the options of `ila` say; what they leave open is as published with `compat`, and else leaves the start alone.
+
+    Raises:
+        BackboneError, ConfigError: as `attach`.
+    """
+    published = compat == "published"
+    made = form_of(start=start or ("random" if published else "zero"), **form)
+    return attach(
+        module, method, form=made, down=down, keep=keep, skip=skip or ("sum" if published else "centre"), inside=inside,
+        placement=placement, train_cls=train_cls, compat=compat,
+    )  # fmt: skip
 
 
 def attach(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import nn
 
 from featurecache.peft import Adapted
-from featurecache.peft._inter_layer import Form, InterLayerAdapter, Skip, Start, form_of
-from featurecache.peft._layered import Compat, Inside, Placement, attach
+from featurecache.peft._inter_layer import Form, InterLayerAdapter, Skip, Start
+from featurecache.peft._layered import Compat, Inside, Placement, put_ila
 
 __all__ = ["LEARNING_RATE", "PAPER", "STARTS_AS_BACKBONE", "Form", "InterLayerAdapter", "apply"]
 
@@ -40,11 +40,8 @@ def apply(
         BackboneError: no plain ViT of timm.
         ConfigError: blocks that the model does not have, a grid too small, a number out of range.
     """
-    form = form_of(
-        rank=rank, kernel=kernel, dilation=dilation, groups=groups, norm=norm, prefix_conv=prefix_conv, dropout=dropout,
-        drop_path=drop_path, start=start or ("random" if compat == "published" else "zero"),
-    )  # fmt: skip
-    return attach(
-        module, "ila", form=form, down=down, keep=keep, skip=skip or ("sum" if compat == "published" else "centre"), inside=inside,
-        placement=placement, train_cls=train_cls, compat=compat,
+    return put_ila(
+        module, "ila", rank=rank, kernel=kernel, dilation=dilation, down=down, keep=keep, inside=inside, placement=placement,
+        groups=groups, norm=norm, prefix_conv=prefix_conv, skip=skip, start=start, dropout=dropout, drop_path=drop_path,
+        train_cls=train_cls, compat=compat,
     )  # fmt: skip

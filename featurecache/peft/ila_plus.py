@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from featurecache.peft import Adapted, ila
+from featurecache.peft import Adapted
 from featurecache.peft._inter_layer import Skip, Start
-from featurecache.peft._layered import Compat
+from featurecache.peft._layered import Compat, put_ila
 from featurecache.peft.ila import LEARNING_RATE, STARTS_AS_BACKBONE
 
 __all__ = ["LEARNING_RATE", "PAPER", "STARTS_AS_BACKBONE", "apply"]
@@ -27,8 +27,8 @@ def apply(
     Raises:
         BackboneError, ConfigError: as in `ila`.
     """
-    return ila.apply(
-        module, rank=rank, kernel=kernel, dilation=dilation, down=down, keep="rest", groups=groups, norm=norm,
+    return put_ila(
+        module, "ila_plus", rank=rank, kernel=kernel, dilation=dilation, down=down, keep="rest", groups=groups, norm=norm,
         prefix_conv=prefix_conv, skip=skip, start=start, dropout=dropout, drop_path=drop_path, train_cls=train_cls,
         compat=compat,
     )  # fmt: skip
