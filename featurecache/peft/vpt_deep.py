@@ -13,17 +13,18 @@ from featurecache.peft._ranges import indices
 from featurecache.peft._start import Compat
 
 PAPER = "Jia et al., Visual Prompt Tuning, ECCV 2022, https://arxiv.org/abs/2203.12119"
-LEARNING_RATE = 1e-2
+LEARNING_RATE = 1e-3
 STARTS_AS_BACKBONE = False
 
 
 def apply(
-    module: nn.Module, *, prompts: int = 10, blocks: str = "all", dropout: float = 0.1, class_token: bool = False,
+    module: nn.Module, *, prompts: int = 10, blocks: str = "all", dropout: float = 0.0, class_token: bool = False,
     compat: Compat = "none",
 ) -> Adapted:  # fmt: skip
     """Add fresh prompts to what each of `blocks` is given, all or such as 6-11, and take them out of what it gives.
 
-    `class_token` lets the class token learn too. compat=osu puts prompts before it, which changes nothing but their place.
+    `class_token` lets the class token learn too. The papers have dropout=0.1; its one draw for a batch moves all images alike,
+    which few steps do not average. compat=osu puts prompts before it, which changes nothing but their place.
 
     Raises:
         BackboneError: the module is no vision transformer, or its attention knows positions.

@@ -17,11 +17,11 @@ STARTS_AS_BACKBONE = False
 
 
 def apply(
-    module: nn.Module, *, prompts: int = 10, dropout: float = 0.1, class_token: bool = False, compat: Compat = "none"
+    module: nn.Module, *, prompts: int = 10, dropout: float = 0.0, class_token: bool = False, compat: Compat = "none"
 ) -> Adapted:
     """Add prompts, without positions; what a block gives outward has none, the next one takes them up again.
 
-    `class_token` lets the class token learn too. compat=osu puts prompts before it, and drops them after the first block.
+    `class_token` lets the class token learn too. The study has dropout=0.1, drawn once for a batch. compat=osu puts prompts before it, and drops them after the first block.
 
     Raises:
         BackboneError: the module is no vision transformer, or its attention knows positions.

@@ -27,9 +27,9 @@ def method_of(hp: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if hp.get("prompt", "none") != "none":  # ILA's code, which follows the papers
         name = hp["prompt"]
         count = {"queries" if name == "vqt" else "prompts": hp["prompt_len"], "class_token": True}
-        return name, {**count, **({"dropout": 0.0} if name == "vpt_shallow" else {})}
+        return name, {**count, "dropout": 0.0 if name == "vpt_shallow" else 0.1}
     if "vpt_mode" in hp:
-        return f"vpt_{hp['vpt_mode']}", {"prompts": hp["vpt_num"], "compat": "osu"}
+        return f"vpt_{hp['vpt_mode']}", {"prompts": hp["vpt_num"], "dropout": 0.1, "compat": "osu"}
     if "vqt_num" in hp:
         return "vqt", {"queries": hp["vqt_num"], "compat": "osu"}
     if "lora_bottleneck" in hp:
