@@ -87,18 +87,17 @@ class InBlock(Network):
 
 
 def put_ila(
-    module: nn.Module, method: str, *, down: str, keep: str = "none", skip: Skip | None, inside: Inside = "none",
+    module: nn.Module, method: str, *, down: str, keep: str = "none", skip: Skip, inside: Inside = "none",
     placement: Placement = "both", start: Start | None, train_cls: bool, compat: Compat, **form: Any,
 ) -> Adapted:  # fmt: skip
-    """Put in what the options of `ila` say; what they leave open is as published with `compat`, and else leaves the start alone.
+    """Put in what the options of `ila` say; the start they leave open is as published with `compat`, and else zero.
 
     Raises:
         BackboneError, ConfigError: as `attach`.
     """
-    published = compat == "published"
-    made = form_of(start=start or ("random" if published else "zero"), **form)
+    made = form_of(start=start or ("random" if compat == "published" else "zero"), **form)
     return attach(
-        module, method, form=made, down=down, keep=keep, skip=skip or ("sum" if published else "centre"), inside=inside,
+        module, method, form=made, down=down, keep=keep, skip=skip, inside=inside,
         placement=placement, train_cls=train_cls, compat=compat,
     )  # fmt: skip
 

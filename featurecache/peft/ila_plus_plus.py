@@ -19,7 +19,7 @@ PAPER = "Rios et al., Down-Sampling Inter-Layer Adapter for Parameter and Comput
 
 def apply(
     module: nn.Module, *, rank: int = 8, kernel: int = 3, dilation: int = 1, down: str = "auto", groups: int = 1,
-    norm: str = "bn", prefix_conv: bool = True, skip: Skip | None = None, start: Start | None = None,
+    norm: str = "bn", prefix_conv: bool = True, skip: Skip = "sum", start: Start | None = None,
     dropout: float = 0.1, drop_path: float = 0.0, train_cls: bool = True, compat: Compat = "none",
 ) -> Adapted:  # fmt: skip
     """Put the modules in; options as in `ila`.

@@ -38,12 +38,14 @@ def cropping(module: Any, images: torch.Tensor, after: tuple[int, ...]) -> torch
 
 @pytest.mark.parametrize("name", ["ila", "ila_plus", "ila_plus_plus"])
 @pytest.mark.parametrize(("side", "registers"), [(96, 0), ((96, 128), 4), (448, 1)])
-def test_at_the_start_the_logits_are_those_of_the_backbone_on_the_cropped_grid_to_the_bit(name, side, registers):
+def test_with_centres_passed_on_the_first_logits_are_those_of_the_backbone_on_the_cropped_grid_to_the_bit(
+    name, side, registers
+):
     module = vit(side, registers)
     images = torch.randn(1, 3, *((side, side) if isinstance(side, int) else side))
     before = cropping(module, images, (1, 3))
 
-    adapt(name, module, {})
+    adapt(name, module, {"skip": "centre"})
 
     assert torch.equal(module(images), before)
 
