@@ -11,6 +11,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -105,11 +106,9 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: lists what is wrong with the frame.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = _parsed(path, path.stat().st_mtime_ns)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError([f"{path} cannot be read as YAML: {str(error).splitlines()[0]}"]) from error
     known = {"paper": str, "source": str, "tuned": str, "differs": list, "common": dict, "rows": dict}
     content = content if isinstance(content, dict) else {}
@@ -127,6 +126,17 @@ def _read(path: Path) -> dict[str, Any]:
         problems.append(f"{path.name}: tuned must be one of {', '.join(get_args(Tuned))}, got {content['tuned']!r}")
     check(*((False, problem) for problem in problems))
     return {"source": "", "differs": [], "common": {}, **content}
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, changed: int) -> Any:
+    """Return what a file holds; parsed again when it has changed."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def _made(name: str, content: Mapping[str, Any], row: str) -> Recipe:
