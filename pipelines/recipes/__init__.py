@@ -70,8 +70,10 @@ def names() -> list[str]:
     return [f"{path.stem}/{row}" for path in sorted(FOLDER.glob("*.yaml")) for row in _read(path)["rows"]]
 
 
-def recipe(name: str) -> Recipe:
+def recipe(name: str, config: type) -> Recipe:
     """Return the recipe called FILE/ROW, where FILE is of this package or a path that ends with .yaml.
+
+    Its settings are fields of the dataclass `config`.
 
     Raises:
         UnknownNameError: there is no such file or row; names the nearest.
@@ -90,7 +92,7 @@ def recipe(name: str) -> Recipe:
         raise UnknownNameError(
             f"{file} has no row {row!r}.{nearest(row, list(content['rows']))} Known: {', '.join(content['rows'])}."
         )
-    return _made(f"{file}/{rows[plain(row)]}", content, rows[plain(row)])
+    return _made(f"{file}/{rows[plain(row)]}", content, rows[plain(row)], _hints(config))
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -139,7 +141,7 @@ def _parsed(path: Path, changed: int) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _made(name: str, content: Mapping[str, Any], row: str) -> Recipe:
+def _made(name: str, content: Mapping[str, Any], row: str, hints: Mapping[str, Any]) -> Recipe:
     own = content["rows"][row] or {}
     if not isinstance(own, dict):
         raise ConfigError([f"the recipe {name} must be names with values, got {own!r}"])
@@ -149,7 +151,7 @@ def _made(name: str, content: Mapping[str, Any], row: str) -> Recipe:
         merged[key] = {**merged[key], **value} if both else value
     merged = {plain(key): value for key, value in merged.items()}
     settings, axes = dict[str, Any](), dict[str, list[Any]]()
-    problems = [f"the recipe {name}: {problem}" for problem in _sorted(merged, settings, axes)]
+    problems = [f"the recipe {name}: {problem}" for problem in _sorted(hints, merged, settings, axes)]
     check(*((False, problem) for problem in problems))
     return Recipe(
         name=name, paper=content["paper"], source=content["source"], tuned=content["tuned"],
@@ -157,9 +159,10 @@ def _made(name: str, content: Mapping[str, Any], row: str) -> Recipe:
     )  # fmt: skip
 
 
-def _sorted(merged: Mapping[str, Any], settings: dict[str, Any], axes: dict[str, list[Any]]) -> Iterator[str]:
+def _sorted(
+    hints: Mapping[str, Any], merged: Mapping[str, Any], settings: dict[str, Any], axes: dict[str, list[Any]]
+) -> Iterator[str]:
     """Put every setting of a row where it belongs, with its type; yield what is wrong."""
-    hints = _hints()
     for key, value in merged.items():
         if key in OPTIONS and isinstance(value, dict):
             yield from _options(key, merged, value, settings, axes)
@@ -205,9 +208,7 @@ def _options(
             settings.setdefault(key, {})[plain(option)] = typed[0]
 
 
-def _hints() -> dict[str, Any]:
-    from pipelines.online.settings import TrainOnlineConfig
-
-    found = typing.get_type_hints(TrainOnlineConfig)
-    own = {field.name: found[field.name] for field in fields(TrainOnlineConfig) if field.name not in NEVER}
+def _hints(config: type) -> dict[str, Any]:
+    found = typing.get_type_hints(config)
+    own = {field.name: found[field.name] for field in fields(config) if field.name not in NEVER}
     return {**own, "rate": float}

@@ -6,7 +6,8 @@ import pytest
 
 from featurecache.errors import ConfigError, UnknownNameError
 from pipelines.online.settings import TrainOnlineConfig
-from pipelines.recipes import names, recipe
+from pipelines.recipes import Recipe, names
+from pipelines.recipes import recipe as recipe_for
 
 VTAB_RUNS = {
     "linear": 4, "full": 4, "bitfit": 4, "layernorm": 4, "difffit": 4, "ssf": 4, "vpt_shallow": 20, "vpt_deep": 16,
@@ -14,6 +15,10 @@ VTAB_RUNS = {
     "convpass": 80, "repadapter": 60, "fact_tk": 60, "fact_tt": 60,
 }  # fmt: skip
 """Runs a task of the study's table, by hand."""
+
+
+def recipe(name: str) -> Recipe:
+    return recipe_for(name, TrainOnlineConfig)
 
 
 def written(folder, text):
