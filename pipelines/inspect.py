@@ -158,9 +158,10 @@ def list_names(config: ListConfig) -> Facts:
 
 
 def _recipes() -> list[Mapping[str, Any]]:
+    from pipelines.online.settings import TrainOnlineConfig
     from pipelines.recipes import names, recipe
 
-    found = map(recipe, names())
+    found = [recipe(name, TrainOnlineConfig) for name in names()]
     return [{"name": r.name, "settings": r.cells, "tuned on": r.tuned, "paper": r.paper} for r in found]
 
 

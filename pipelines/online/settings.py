@@ -135,7 +135,7 @@ class TrainOnlineConfig(Learning):
             return dict(given)
         from pipelines.recipes import recipe
 
-        found = recipe(str(given["recipe"]))
+        found = recipe(str(given["recipe"]), TrainOnlineConfig)
         settings = {
             **found.settings,
             **(_both(found.settings["rate"], found.settings) if "rate" in found.settings else {}),

@@ -107,7 +107,7 @@ def remark_on(config: TrainOnlineConfig) -> str:
         return ""
     from pipelines.recipes import recipe
 
-    return recipe(config.recipe).warning
+    return recipe(config.recipe, TrainOnlineConfig).warning
 
 
 def axes_of(config: TrainOnlineConfig) -> dict[str, list[Any]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -69,8 +70,10 @@ def names() -> list[str]:
     return [f"{path.stem}/{row}" for path in sorted(FOLDER.glob("*.yaml")) for row in _read(path)["rows"]]
 
 
-def recipe(name: str) -> Recipe:
+def recipe(name: str, config: type) -> Recipe:
     """Return the recipe called FILE/ROW, where FILE is of this package or a path that ends with .yaml.
+
+    Its settings are fields of the dataclass `config`.
 
     Raises:
         UnknownNameError: there is no such file or row; names the nearest.
@@ -89,7 +92,7 @@ def recipe(name: str) -> Recipe:
         raise UnknownNameError(
             f"{file} has no row {row!r}.{nearest(row, list(content['rows']))} Known: {', '.join(content['rows'])}."
         )
-    return _made(f"{file}/{rows[plain(row)]}", content, rows[plain(row)])
+    return _made(f"{file}/{rows[plain(row)]}", content, rows[plain(row)], _hints(config))
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -105,11 +108,9 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: lists what is wrong with the frame.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = _parsed(path, path.stat().st_mtime_ns)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError([f"{path} cannot be read as YAML: {str(error).splitlines()[0]}"]) from error
     known = {"paper": str, "source": str, "tuned": str, "differs": list, "common": dict, "rows": dict}
     content = content if isinstance(content, dict) else {}
@@ -129,7 +130,18 @@ def _read(path: Path) -> dict[str, Any]:
     return {"source": "", "differs": [], "common": {}, **content}
 
 
-def _made(name: str, content: Mapping[str, Any], row: str) -> Recipe:
+@lru_cache(maxsize=64)
+def _parsed(path: Path, changed: int) -> Any:
+    """Return what a file holds; parsed again when it has changed."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def _made(name: str, content: Mapping[str, Any], row: str, hints: Mapping[str, Any]) -> Recipe:
     own = content["rows"][row] or {}
     if not isinstance(own, dict):
         raise ConfigError([f"the recipe {name} must be names with values, got {own!r}"])
@@ -139,7 +151,7 @@ def _made(name: str, content: Mapping[str, Any], row: str) -> Recipe:
         merged[key] = {**merged[key], **value} if both else value
     merged = {plain(key): value for key, value in merged.items()}
     settings, axes = dict[str, Any](), dict[str, list[Any]]()
-    problems = [f"the recipe {name}: {problem}" for problem in _sorted(merged, settings, axes)]
+    problems = [f"the recipe {name}: {problem}" for problem in _sorted(hints, merged, settings, axes)]
     check(*((False, problem) for problem in problems))
     return Recipe(
         name=name, paper=content["paper"], source=content["source"], tuned=content["tuned"],
@@ -147,9 +159,10 @@ def _made(name: str, content: Mapping[str, Any], row: str) -> Recipe:
     )  # fmt: skip
 
 
-def _sorted(merged: Mapping[str, Any], settings: dict[str, Any], axes: dict[str, list[Any]]) -> Iterator[str]:
+def _sorted(
+    hints: Mapping[str, Any], merged: Mapping[str, Any], settings: dict[str, Any], axes: dict[str, list[Any]]
+) -> Iterator[str]:
     """Put every setting of a row where it belongs, with its type; yield what is wrong."""
-    hints = _hints()
     for key, value in merged.items():
         if key in OPTIONS and isinstance(value, dict):
             yield from _options(key, merged, value, settings, axes)
@@ -195,9 +208,7 @@ def _options(
             settings.setdefault(key, {})[plain(option)] = typed[0]
 
 
-def _hints() -> dict[str, Any]:
-    from pipelines.online.settings import TrainOnlineConfig
-
-    found = typing.get_type_hints(TrainOnlineConfig)
-    own = {field.name: found[field.name] for field in fields(TrainOnlineConfig) if field.name not in NEVER}
+def _hints(config: type) -> dict[str, Any]:
+    found = typing.get_type_hints(config)
+    own = {field.name: found[field.name] for field in fields(config) if field.name not in NEVER}
     return {**own, "rate": float}
