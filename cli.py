@@ -42,15 +42,24 @@ VERBS: dict[str, tuple[str, str]] = {
         "pipelines.train_student:TrainStudentConfig",
         "Train a small backbone on images, guided by the cached features of large ones.",
     ),
+    "compare-peft": (
+        "pipelines.compare_peft:ComparePeftConfig",
+        "Compare the methods that train a backbone: accuracy, what they train, memory, time.",
+    ),
     "run-protocol": (
         "pipelines.run_protocol:RunProtocolConfig",
         "Compare heads over the trials of a protocol, with intervals.",
     ),
     "leaks": ("pipelines.find_leaks:LeaksConfig", "Find test images that are near-duplicates of training images."),
+    "analyze": ("pipelines.analyze:AnalyzeConfig", "Say how alike layers are, or where a model looks."),
     "report": ("pipelines.report:ReportConfig", "Write what runs came to as one self-contained page."),
     "predict": ("pipelines.predict:PredictConfig", "Say what a trained run sees in images."),
     "evaluate": ("pipelines.evaluate:EvaluateConfig", "Measure a trained run on other data, classes matched by name."),
     "export": ("pipelines.export:ExportConfig", "Write a run as one folder that predicts without this package."),
+    "export-backbone": (
+        "pipelines.export_backbone:ExportBackboneConfig",
+        "Write the backbone of a run as a plain checkpoint, what was trained folded in.",
+    ),
     "embed": ("pipelines.embed:EmbedConfig", "Write only the embeddings, as a .npy or .parquet file."),
     "demo": ("pipelines.demo:DemoConfig", "Run the whole pipeline once, with no download."),
     "data": ("pipelines.data:DataConfig", "Look at every image of a data set: counts, copies, what cannot be read."),
@@ -164,7 +173,16 @@ def _parameters(config: Any) -> list[click.Parameter]:
         flag = f"--{field.name.replace('_', '-')}"
         shown = _default(field)
         text = helps.get(field.name, "") + (f"  [default: {shown}]" if shown else "")
-        if bool in (hint, *get_args(hint)):
+        pair = next(
+            (part for part in (hint, *get_args(hint)) if get_origin(part) is tuple and Ellipsis not in get_args(part)),
+            None,
+        )
+        if pair is not None:
+            words = " ".join(map(_metavar, get_args(pair)))
+            made.append(
+                click.Option([flag, field.name], nargs=len(get_args(pair)), default=None, help=text, metavar=words)
+            )
+        elif bool in (hint, *get_args(hint)):
             made.append(click.Option([f"{flag}/--no-{flag[2:]}", field.name], default=None, help=text))
         else:
             made.append(
@@ -215,7 +233,7 @@ def _call(act: Callable[[Any], Any], config: Any, values: dict[str, Any]) -> Non
     as_json, config_file = values.pop("as_json"), values.pop("config_file")
     try:
         given = {**_read_yaml(config_file), **_given(config, values)}
-        report = act(config_from(config, given))
+        report = act(config_from(config, getattr(config, "expanded", dict)(given)))
     except (FeatureCacheError, _logme_error(FeatureCacheError)) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 1))

@@ -100,7 +100,8 @@ def describe(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(describe(a) for a in get_args(hint))
     if origin is tuple:
-        return f"a list of {describe(get_args(hint)[0])}"
+        parts = get_args(hint)
+        return f"a list of {describe(parts[0])}" if Ellipsis in parts else " and ".join(map(describe, parts))
     if _is_mapping(origin):
         return "names with values"
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path", Url: "a URL"}
@@ -121,7 +122,11 @@ def coerce(value: Any, hint: Any) -> Any:
     if origin is Literal:
         return _literal(value, get_args(hint))
     if origin is tuple:
-        items = value if isinstance(value, (list, tuple)) else [value]
+        items, hints = value if isinstance(value, (list, tuple)) else [value], get_args(hint)
+        if Ellipsis not in hints:
+            if len(items) != len(hints):
+                raise ValueError(value)
+            return tuple(coerce(item, one) for item, one in zip(items, hints, strict=True))
         return tuple(coerce(item, get_args(hint)[0]) for item in items)
     if _is_mapping(origin):
         return dict(value)

@@ -58,3 +58,21 @@ def balanced(targets: npt.NDArray[np.int64], classes: int) -> Tensor:
     """Return (C,) weights of classes by the inverse of how often they are among (N,) targets."""
     counts = np.bincount(targets, minlength=classes)
     return torch.from_numpy(len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))).float()
+
+
+def share_of(
+    rows: npt.NDArray[np.int64], targets: npt.NDArray[Any], count: int, task: Task, seed: int
+) -> npt.NDArray[np.int64]:
+    """Return at most `count` of some rows, ascending, drawn by `seed`; of each class its share where there are classes."""
+    if count >= len(rows):
+        return rows
+    drawn = rows[np.random.default_rng(seed).permutation(len(rows))]
+    if (
+        task == "classification"
+    ):  # the n-th of a class of m stands at n / m of the way, so that any beginning has its share
+        classes, sizes = np.unique(targets[drawn], return_inverse=True, return_counts=True)[1:]
+        places = np.empty(len(drawn))
+        for label, size in enumerate(sizes):
+            places[classes == label] = (np.arange(size) + 0.5) / size
+        drawn = drawn[np.argsort(places, kind="stable")]
+    return np.sort(drawn[:count])

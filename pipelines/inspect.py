@@ -20,6 +20,7 @@ from featurecache.reports import Table
 from featurecache.runs import CONFIG, read_run
 from featurecache.stores import STORES, FeatureStore, open_store, store_exists
 from heads import HEADS
+from pipelines.analyses import ANALYSES
 from pipelines.objectives import OBJECTIVES, PROBE
 from pipelines.objectives import names as objective_names
 from pipelines.train_head import TrainReport
@@ -37,8 +38,10 @@ class InfoConfig:
 class ListConfig:
     """List what can be named: backbone sources, data sets, heads, objectives of students, methods of training, store formats, timm's models."""
 
-    what: Literal["all", "backbones", "datasets", "heads", "objectives", "peft", "stores"] = "all"
-    """Which kind of name; backbones also lists the models of timm."""
+    what: Literal["all", "analyses", "backbones", "datasets", "heads", "objectives", "peft", "recipes", "stores"] = (
+        "all"
+    )
+    """Which kind of name; backbones also lists the models of timm; recipes are listed alone."""
     filter: str | None = None
     """Keep the names that match, with * for any text, e.g. vit_*dinov2*."""
 
@@ -135,7 +138,14 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def list_names(config: ListConfig) -> Facts:
     """Return the names of each kind, with what they are; models of timm with licence and paper."""
-    rooms = {"backbones": BACKBONES, "datasets": DATASETS, "heads": HEADS, "peft": PEFT, "stores": STORES}
+    rooms = {
+        "analyses": ANALYSES,
+        "backbones": BACKBONES,
+        "datasets": DATASETS,
+        "heads": HEADS,
+        "peft": PEFT,
+        "stores": STORES,
+    }
     chosen = {kind: room for kind, room in rooms.items() if config.what in ("all", kind)}
     found: dict[str, list[Mapping[str, Any]]] = {
         kind: [{"name": name, **dict(zip(("what", "paper"), room.summary(name), strict=True))} for name in room.names()]
@@ -143,6 +153,8 @@ def list_names(config: ListConfig) -> Facts:
     }
     if config.what in ("all", "objectives"):
         found["objectives"] = [_objective(name) for name in objective_names()]
+    if config.what == "recipes":
+        found["recipes"] = _recipes()
     if config.what == "backbones":
         found["timm models"] = _timm_models()
     if config.filter:
@@ -161,6 +173,14 @@ def _objective(name: str) -> Mapping[str, Any]:
         }
     what, paper = OBJECTIVES.summary("cross_entropy" if name == "none" else name)
     return {"name": name, "what": what, "paper": paper}
+
+
+def _recipes() -> list[Mapping[str, Any]]:
+    from pipelines.online.settings import TrainOnlineConfig
+    from pipelines.recipes import names, recipe
+
+    found = [recipe(name, TrainOnlineConfig) for name in names()]
+    return [{"name": r.name, "settings": r.cells, "tuned on": r.tuned, "paper": r.paper} for r in found]
 
 
 def _matches(name: str, words: str) -> bool:

@@ -27,9 +27,11 @@ from pipelines._evaluation import measured, write_rows
 from pipelines._rows import balanced
 from pipelines.objectives import Objective
 from pipelines.objectives.cross_entropy import build as cross_entropy
+from pipelines.online.costs import costs_of
 from pipelines.online.guide import Guide
 from pipelines.online.planning import Plan, images_of, planned, products_in, sources_of
 from pipelines.online.settings import TrainOnlineConfig
+from pipelines.online.sweeping import SweepReport, remark_on, sweep
 from pipelines.train_head import TrainReport
 from pipelines.training.distributed import Ranks, joined, whole
 from pipelines.training.fitting import Pace, Recipe, fit
@@ -39,6 +41,10 @@ from pipelines.training.stack import Member
 CHECKPOINT = "checkpoint.pt"
 UNCOMPARED = ("out", "quiet", "workers", "decode_threads", "layers", "tokens", "weights", "device")
 """What the config says and does not change a run, or what is compared in another form."""
+UNUSED: Mapping[str, Any] = {
+    "load_published": None, "recipe": None, "sweep": {}, "train_on": "train", "test": True, "rows": None,
+}  # fmt: skip
+"""Settings that are recorded where they are used -> what they are where they are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class SilentReport:
         return {}
 
 
-def run(config: TrainOnlineConfig) -> TrainReport | SilentReport:
+def run(config: TrainOnlineConfig) -> TrainReport | SilentReport | SweepReport:
     """Train, go on where a stopped run of the same command stands, or say that this very run is there already.
 
     Raises:
@@ -64,6 +70,8 @@ def run(config: TrainOnlineConfig) -> TrainReport | SilentReport:
     with joined(config.device) as (ranks, device):
         config = replace(config, device=device)
         plan = planned(config)
+        if config.sweep:
+            return sweep(config, run, _wanted(plan, config))
         if ranks.by_first(lambda: is_done(config.out, _wanted(plan, config))):
             found = TrainReport(config.out, read_run(config.out)[1], repeated=True)
         else:
@@ -79,8 +87,10 @@ def run(config: TrainOnlineConfig) -> TrainReport | SilentReport:
 def _wanted(plan: Plan, config: TrainOnlineConfig) -> dict[str, Any]:
     """Return what makes this run this run."""
     asked = {name: value for name, value in asdict(config).items() if name not in UNCOMPARED}
+    asked = {name: value for name, value in asked.items() if name not in UNUSED or value != UNUSED[name]}
+    published = {"load_published": list(map(str, config.load_published))} if config.load_published else {}
     return {
-        **asked, "init_from": str(config.init_from) if config.init_from else None, "lr": plan.rates[0],
+        **asked, **published, "init_from": str(config.init_from) if config.init_from else None, "lr": plan.rates[0],
         "backbone_lr": plan.rates[1] or None, "precision": plan.backbone.identity.get("precision"),
         "device": plan.backbone.device.type, "arrays": list(plan.spec.shapes), "combine": plan.spec.combine,
         "features": {"backbone": dict(plan.header.backbone), "data": dict(plan.header.dataset)},
@@ -114,7 +124,7 @@ def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks, guide: Gui
         write_history(config.out, member.history)
     record = {
         **_facts(plan, config), "metrics": metrics, "closed_form": solved, "best_epoch": member.best_epoch,
-        **_sizes(plan, head), **_pace(pace, plan, ranks),
+        **_sizes(plan, head), **_pace(pace, plan, ranks), "costs": costs_of(plan, config.batch_size // config.accumulate),
         "rows": {split: len(source) for split, source in sources.items()},
         "skipped": {plan.dataset.table.sample_id[row]: why for row, why in skipped.items()},
         "selected_by": f"val {primary(header.task)}", "environment": environment(),
@@ -206,6 +216,7 @@ def _facts(plan: Plan, config: TrainOnlineConfig) -> dict[str, Any]:
         "head": config.head, "arrays": list(plan.spec.shapes), "combine": plan.spec.combine, "task": header.task,
         "class_names": list(header.class_names), "epochs": config.epochs,
         "peft": {"method": config.peft, "options": dict(config.peft_option)},
+        **({"recipe": {"name": config.recipe, "remark": remark_on(config)}} if config.recipe else {}),
         "features": {
             "backbone": dict(header.backbone), "data": dict(header.dataset), "origin": dict(plan.backbone.origin),
             "tokens": list(header.tokens), "arrays": arrays,

@@ -35,6 +35,7 @@ LEVELS = (
     {
         "casting",
         "checks",
+        "costs",
         "registry",
         "decoders",
         "features",

@@ -42,7 +42,11 @@ def test_the_wheel_holds_every_module_and_the_weights_of_the_demo(wheel):
     written = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     installed = {name for name in wheel if ".dist-info/" not in name}
 
-    assert installed == written | MODULES | {"featurecache/backbones/demo.safetensors", "pipelines/report.html"}
+    recipes = {str(path.relative_to(ROOT)) for path in (ROOT / "pipelines/recipes").glob("*.yaml")}
+    assert installed == written | MODULES | recipes | {
+        "featurecache/backbones/demo.safetensors",
+        "pipelines/report.html",
+    }
 
 
 def test_the_weights_of_the_demo_are_small():

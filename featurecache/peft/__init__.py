@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from featurecache.errors import BackboneError
 from featurecache.registry import Registry
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Adapted:
     scale: Callable[[float], None]
     merge: Callable[[], None] | None = None
     """None: the method cannot be folded in."""
+    wider: int = 0
+    """Numbers that the method puts before the pooled vector of the backbone; `dim` counts them."""
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that learn, by name."""
@@ -103,7 +106,15 @@ def adapt(name: str, module: nn.Module, options: Mapping[str, Any]) -> Adapted:
     from featurecache.checks import bind_options
 
     room = PEFT.load(name)
-    found: Adapted = room.apply(module, **bind_options(room.apply, options, f"method {name}"))
+    bound = bind_options(room.apply, options, f"method {name}")
+    try:
+        found: Adapted = room.apply(module, **bound)
+    except BackboneError as refused:
+        from featurecache.peft._refusing import methods_for
+
+        raise BackboneError(
+            f"{refused} It can take: {', '.join(methods_for(module)) or 'none of our methods'}."
+        ) from refused
     return found
 
 
@@ -126,6 +137,40 @@ def load_adapted(folder: Path, module: nn.Module, backbone: Mapping[str, Any]) -
 
     path = folder / ADAPTED
     return load(path, module, backbone) if path.exists() else None
+
+
+def load_published(adapted: Adapted, family: str, file: Path) -> None:
+    """Set what a method trains from a checkpoint in the names of a paper's code; `family` says whose.
+
+    Raises:
+        UnknownNameError: there is no such family of names.
+        WeightsError: the file is no checkpoint.
+        RunError: its values are not of this method, these options or this backbone; names what is missing or differs.
+    """
+    from featurecache.peft._published import read_state, set_published
+
+    set_published(adapted, family, read_state(file))
+
+
+def published_state(adapted: Adapted, family: str) -> dict[str, Tensor]:
+    """Return all that training changes, in the names of a paper's code."""
+    from featurecache.peft._published import published
+
+    return published(adapted, family, adapted.state())
+
+
+def methods_for(module: nn.Module) -> list[str]:
+    """Return the names of the methods that go into a module with their default options; it is not changed."""
+    from featurecache.peft._refusing import methods_for as found
+
+    return found(module)
+
+
+def foldable_in(module: nn.Module) -> list[str]:
+    """Return the names of the methods that go into a module and can be folded into its own parameters."""
+    from featurecache.peft._refusing import methods_for
+
+    return methods_for(module, folded=True)
 
 
 def of_the_backbone(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,3 +59,21 @@ def untouched(module: nn.Module) -> Adapted:
         tokens_per_layer=tokens_per_layer(module), train=lambda mode: None, scale=lambda alpha: None,
         merge=lambda: None,
     )  # fmt: skip
+
+
+def biases(module: nn.Module) -> list[str]:
+    """Return the names of the biases that a feature passes through."""
+    return [name for name in passed(module) if name.rpartition(".")[2].endswith("bias")]
+
+
+def norms(module: nn.Module) -> list[str]:
+    """Return the names of the parameters of layer norms that a feature passes through."""
+    owners = {name for name, part in module.named_modules() if type(part).__name__.startswith(("LayerNorm", "RmsNorm"))}
+    return [name for name in passed(module) if name.rpartition(".")[0] in owners]
+
+
+def passed(module: nn.Module) -> list[str]:
+    """Return the names of the parameters that a feature passes through: not a classifier's, nor of CLIP's text side."""
+    sees, prefix = image_side(module)
+    without = classifier_names(sees)
+    return [prefix + name for name, _ in sees.named_parameters() if name not in without]

@@ -5,35 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from timm.models import group_parameters
-from torch import Tensor, nn
+from torch import nn
 
 from featurecache.checks import check
 from featurecache.errors import BackboneError
 from featurecache.peft import Adapted
+from featurecache.peft._line import Line
 from featurecache.peft._module import classifier_names, image_side, untouched
 
 LEARNING_RATE = 5e-5
-
-
-class Line:
-    """The straight line from the values before training to those after (WiSE: Wortsman et al., 2022)."""
-
-    def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
-        own = module.state_dict()
-        self.values = {name: own[name] for name in names if own[name].is_floating_point()}
-        self.start = {name: value.detach().to("cpu", copy=True) for name, value in self.values.items()}
-        self.end: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def scale(self, alpha: float) -> None:
-        """Go to the point `alpha` of the line, 0 before training and 1 after it."""
-        self.end = self.end or {name: value.detach().to("cpu", copy=True) for name, value in self.values.items()}
-        for name, value in self.values.items():
-            value.copy_(self.end[name] if alpha == 1 else torch.lerp(self.start[name], self.end[name], alpha))
-        if alpha == 1:
-            self.end = {}
 
 
 def apply(module: nn.Module, *, layer_decay: float = 1.0) -> Adapted:

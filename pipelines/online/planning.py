@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from featurecache.decoders import check_decoder
 from featurecache.devices import default_precision
 from featurecache.errors import BackboneError, UnreadableSampleError
 from featurecache.features import Header
-from featurecache.peft import PEFT, Adapted, adapt
+from featurecache.peft import PEFT, Adapted, adapt, load_published
 from featurecache.prompting import templates_asked
 from featurecache.requests import header_of, request_of, requested
 from featurecache.sources.cached import is_labelled
@@ -30,12 +30,13 @@ from featurecache.views import Views
 from heads import HEADS, HeadSpec
 from heads._checkpoint import refusals
 from pipelines._arrays import select_arrays
-from pipelines._rows import teachable
+from pipelines._rows import share_of, teachable
 from pipelines.online.settings import TrainOnlineConfig
 from pipelines.online.starting import Start, start_of
 from pipelines.training.distributed import Ranks
 
 SPLITS = ("train", "val", "test")
+EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -77,13 +78,20 @@ def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> P
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         adapted = start.adapted_in(backbone) if start else adapt(config.peft, backbone.module, config.peft_option)
+    if config.load_published and start is None:
+        load_published(adapted, *config.load_published)
+    backbone = replace(backbone, dim=backbone.dim + adapted.wider)
     header = _header(config, dataset, backbone, head.CONSUMES)
-    arrays, combine = select_arrays(header, head.CONSUMES, config.layers, config.tokens)
+    layers = config.layers or (EMBEDDING if adapted.wider and head.CONSUMES == "last" else None)
+    arrays, combine = select_arrays(header, head.CONSUMES, layers, config.tokens)
     spec = HeadSpec(
         shapes={name: header.array(name).tail for name in arrays}, num_classes=max(1, len(header.class_names)),
         task=header.task, combine=combine, constants=_constants(backbone, header, getattr(head, "CONSTANTS", ())),
     )  # fmt: skip
-    classes, seen = dataset.task == "classification", np.asarray(dataset.table.target)[labelled(dataset, "train")]
+    classes, seen = (
+        dataset.task == "classification",
+        np.asarray(dataset.table.target)[rows_of(dataset, config)["train"]],
+    )
     need = f"classes, but {config.data} holds a {dataset.task} task"
     check(
         *teachable(seen, dataset.task, config.data),
@@ -91,6 +99,11 @@ def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> P
         (classes or not config.label_smoothing, f"label_smoothing needs {need}"),
         *((False, problem) for problem in refusals(config.head, spec, config.head_option)),
         *((False, problem) for problem in _needless(config, adapted)),
+        (
+            not adapted.wider or list(arrays) == [EMBEDDING],
+            f"--peft {config.peft} speaks through the embedding alone, and --head {config.head} would read "
+            f"{', '.join(arrays)}. Give --layers embedding, with a head that reads one vector, such as linear",
+        ),
     )
     check_feed(backbone, dataset, workers=config.workers, decoder=config.decoder)
     if start is not None:
@@ -119,6 +132,8 @@ def _needless(config: TrainOnlineConfig, adapted: Adapted) -> Iterator[str]:
         yield f"--drop-path drops branches of a backbone that learns, and --peft {config.peft} trains none of it"
     if config.backbone_lr is not None:
         yield f"--backbone-lr is the rate of what learns in a backbone, and --peft {config.peft} trains none of it"
+    if config.load_published:
+        yield f"--load-published brings what a method learned, and --peft {config.peft} trains nothing of the backbone"
 
 
 def _header(config: TrainOnlineConfig, dataset: ImageDataset, backbone: Backbone, consumes: str) -> Header:
@@ -153,6 +168,18 @@ def labelled(dataset: ImageDataset, split: str) -> npt.NDArray[np.int64]:
     return rows[is_labelled(np.asarray(dataset.table.target)[rows])]
 
 
+def rows_of(dataset: ImageDataset, config: TrainOnlineConfig) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the labelled rows of every split as the config wants them trained on and measured."""
+    rows = {split: labelled(dataset, split) for split in SPLITS}
+    if config.rows is not None:
+        targets = np.asarray(dataset.table.target)
+        rows["train"] = share_of(rows["train"], targets, config.rows, dataset.task, config.split_seed)
+    if config.train_on == "train+val":
+        rows["train"] = np.sort(np.concatenate([rows["train"], rows["val"]]))
+        rows["val"] = rows["val"][:0]
+    return rows if config.test else {**rows, "test": rows["test"][:0]}
+
+
 @contextmanager
 def images_of(plan: Plan, config: TrainOnlineConfig, ranks: Ranks) -> Iterator[LiveImages]:
     """Yield the images of the data set; their threads or workers end with the block."""
@@ -178,7 +205,7 @@ def sources_of(
     Raises:
         UnreadableSampleError: an image cannot be read, and is not to be left out; told when it is met.
     """
-    rows = dict(plan.rows or {split: labelled(plan.dataset, split) for split in SPLITS})
+    rows = dict(plan.rows or rows_of(plan.dataset, config))
     skipped: dict[int, str] = {}
     if config.on_error == "skip":
         skipped = ranks.by_first(lambda: images.unreadable(np.sort(np.concatenate(list(rows.values())))))

@@ -106,6 +106,19 @@ class TrainOnlineConfig(Learning, OnImages):
     """Probability with which training skips the last block for an image, rising from 0 in the first one (timm's)."""
     init_from: Path | None = None
     """Finished run to start from, of train-head or train-online: its head, and what it trained in its backbone."""
+    load_published: tuple[str, Path] | None = None
+    """FAMILY FILE: a checkpoint of the code of a paper (peft, ila, dtl) whose values the method starts from."""
+    recipe: str | None = None
+    """FILE/ROW: settings of a paper, where nothing else is said; its lists are a sweep. `featurecache list recipes` names them."""
+    sweep: Mapping[str, Any] = field(default_factory=dict)
+    """Train every combination and choose by validation, then train on train and validation and test once: rate=1e-3,1e-2 (lr and
+    backbone_lr), lr, backbone_lr, weight_decay, drop_path, seed, or an option as peft.rank=4,8 or head.dropout=0,0.1; several times."""
+    train_on: Literal["train", "train+val"] = "train"
+    """Splits that are trained on; without a validation split the last epoch is kept."""
+    test: bool = True
+    """Measure the test split; a setting that is still to be chosen has not seen it."""
+    rows: int | None = None
+    """Train on at most so many images, of each class its share, drawn by --split-seed; default: all."""
     weights: str | None = None
     """Weights file (.safetensors, or a state dict), or random:SEED, instead of a download."""
     norm: Literal["final", "none"] = "final"
@@ -118,6 +131,47 @@ class TrainOnlineConfig(Learning, OnImages):
         rate = self.backbone_lr
         return [
             *super().conditions(),
+            (
+                not (self.load_published and self.init_from),
+                "load_published and init_from both say where the method starts: give one of them",
+            ),
+            (self.rows is None or self.rows > 0, f"rows must be positive, got {self.rows}"),
             (rate is None or 0 < rate < math.inf, f"backbone_lr must be positive and finite, got {rate}"),
             (0 <= self.drop_path < 1, f"drop_path must lie in [0, 1), got {self.drop_path}"),
         ]
+
+    @staticmethod
+    def expanded(given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was given, with what its recipe says of all else; options and axes are joined, and what was given wins.
+
+        Raises:
+            UnknownNameError, ConfigError: there is no such recipe, or it means nothing.
+        """
+        if not given.get("recipe"):
+            return dict(given)
+        from pipelines.recipes import recipe
+
+        found = recipe(str(given["recipe"]), TrainOnlineConfig)
+        settings = {
+            **found.settings,
+            **(_both(found.settings["rate"], found.settings) if "rate" in found.settings else {}),
+        }
+        settings.pop("rate", None)
+        said = {*given, *(f"{kind}.{name}" for key, kind in OPTIONS for name in given.get(key, {}))}
+        said |= {"rate"} if said & {"lr", "backbone_lr"} else set()
+        axes = {name: values for name, values in found.axes.items() if name not in said}
+        joined = {
+            key: {**found.settings.get(key, {}), **given.get(key, {})}
+            for key in ("peft_option", "head_option", "augment_option", "transform")
+        }
+        return {**settings, **given, **joined, "sweep": {**axes, **given.get("sweep", {})}}
+
+
+OPTIONS = (("peft_option", "peft"), ("head_option", "head"))
+"""Fields of options, and what names of their axes begin with."""
+
+
+def _both(rate: float, settings: Mapping[str, Any]) -> dict[str, float]:
+    """Return the rates of head and method, of which the latter is there only where something learns."""
+    learns = settings.get("peft", "none") not in ("none", "linear")
+    return {"lr": rate, "backbone_lr": rate} if learns else {"lr": rate}

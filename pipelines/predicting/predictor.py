@@ -174,8 +174,10 @@ class Predictor:
         return tuple((self.class_names[i], float(values[i])) for i in order)
 
 
-def rebuilt(run: str | Path, record: Mapping[str, Any], *, weights: str | None = None, device: str = "cpu") -> Backbone:
-    """Return the backbone that made the features of a run, with what the run trained in it.
+def rebuilt(
+    run: str | Path, record: Mapping[str, Any], *, weights: str | None = None, device: str = "cpu", trained: bool = True
+) -> Backbone:
+    """Return the backbone that made the features of a run, with what the run trained in it where `trained` asks for it.
 
     Raises:
         RunError: the run does not say what it was, or has none; or another one was built: names what differs.
@@ -208,5 +210,6 @@ def rebuilt(run: str | Path, record: Mapping[str, Any], *, weights: str | None =
             f"the head in {run} was trained on features of another backbone:\n{lines}\n"
             f"Give --weights FILE with the weights of the run{others}."
         )
-    trained_in(Path(run), backbone)
+    if trained:
+        trained_in(Path(run), backbone)
     return backbone

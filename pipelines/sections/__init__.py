@@ -30,17 +30,8 @@ if TYPE_CHECKING:
 
 SECTIONS = Registry("section", "pipelines.sections")
 ORDER = (
-    "summary",
-    "compared",
-    "students",
-    "layers",
-    "sweep",
-    "curves",
-    "confusion",
-    "attention",
-    "neighbours",
-    "labels",
-)
+    "summary", "compared", "students", "costs", "layers", "sweep", "curves", "confusion", "attention", "neighbours", "labels",
+)  # fmt: skip
 """From the answer to its grounds; what is not named here comes last."""
 
 STROKES = ("-", "--", "-.", ":")

@@ -108,14 +108,23 @@ def _options(head: str) -> Sequence[str]:
 
 
 def _listed(name: str, words: Any, header: Header) -> list[Any]:
-    if isinstance(words, (list, tuple)):
-        return list(words)
-    if not isinstance(words, str):
-        return [words]
     if words == "each" and name == "layers":
         return [str(layer.index) for layer in header.layers]
     if words == "each" and name == "tokens":
         return list(header.tokens)
+    return words_of(words)
+
+
+def words_of(words: Any) -> list[Any]:
+    """Return the values that the words of a sweep name: a list, V1,V2, V1|V2, or FIRST..LAST/COUNT.
+
+    Raises:
+        ValueError: a span of what is not positive, or of too few.
+    """
+    if isinstance(words, (list, tuple)):
+        return list(words)
+    if not isinstance(words, str):
+        return [words]
     if spaced := SPACED.fullmatch(words):
         return _equal_ratios(float(spaced["first"]), float(spaced["last"]), int(spaced["count"]))
     return [word.strip() for word in words.split("|" if "|" in words else ",")]

@@ -115,9 +115,17 @@ def summary(values: Floats) -> dict[str, float | int | None]:
     }  # fmt: skip
     if len(whole) > 1:
         deviation = float(whole.std(ddof=1))
-        half = float(stats.t.ppf(0.975, len(whole) - 1)) * deviation / np.sqrt(len(whole))
+        half = half_width(whole)
+        assert half is not None  # there are several
         found |= {"deviation": deviation, "trials_low": found["mean"] - half, "trials_high": found["mean"] + half}
     return found
+
+
+def half_width(values: npt.NDArray[np.float64]) -> float | None:
+    """Return half the 95 % t-interval of the mean of (T,) values; None of a single one."""
+    if len(values) < 2:
+        return None
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def difference(one: Floats, other: Floats) -> dict[str, float]:

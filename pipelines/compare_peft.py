@@ -1,0 +1,302 @@
+"""The verb `compare-peft`: methods that train a backbone side by side, on the same images with the same seeds and the same head.
+
+A cell is one method on one data set with one seed, a run of train-online of its own in `cells/DATA/METHOD/seed=N/`: a command
+that was stopped goes on cell by cell, and any cell can be predicted with.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurecache.backbones import load_backbone
+from featurecache.checks import bind_options, check, config_from
+from featurecache.devices import environment
+from featurecache.errors import ConfigError, FeatureCacheError
+from featurecache.files import json_bytes, write_atomic
+from featurecache.metrics import primary
+from featurecache.peft import PEFT, methods_for
+from featurecache.progress import Bar, Stopwatch
+from featurecache.registry import plain
+from featurecache.reports import Table
+from featurecache.runs import RECORD, is_done, read_run, write_record
+from pipelines.online.planning import backbone_options, planned
+from pipelines.online.settings import TrainOnlineConfig
+from pipelines.train_online import run as train
+from pipelines.training.selection import as_csv
+from pipelines.trialling.pairing import half_width
+
+BASELINE = "linear"
+"""What every other method is compared with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparePeftConfig:
+    """Train the same head with every method of training a backbone, several times, and say what each brings and costs."""
+
+    data: tuple[str, ...]
+    """Data sets, as train-online takes them."""
+    backbone: str
+    """Backbone, as train-online takes it."""
+    out: Path
+    """Folder to write; a stopped command goes on cell by cell."""
+    methods: tuple[str, ...] = ("all",)
+    """Methods, separated by commas; all: every one that the backbone can take; linear is always among them."""
+    option: Mapping[str, Any] = field(default_factory=dict)
+    """Option of a method, METHOD.NAME=VALUE, e.g. lora.rank=4; may be given several times."""
+    seeds: str = "0,1,2"
+    """Seeds of start, order and dropout, separated by commas; one run of each method for each."""
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    """Any setting of train-online for all runs, NAME=VALUE, e.g. epochs=5; may be given several times."""
+    weights: str | None = None
+    """Weights file (.safetensors, or a state dict), or random:SEED, instead of a download."""
+    image_size: int | None = None
+    """Side of the input in pixels; default: the model's own."""
+    device: str = "cpu"
+    """Device to train on: cpu, cuda, cuda:1, auto."""
+    quiet: bool = False
+    """Show no progress."""
+
+    def __post_init__(self) -> None:
+        check(
+            (len(self.data) > 0, "name at least one data set"),
+            (len(set(self.data)) == len(self.data), "a data set is named twice"),
+            (
+                all(word.strip().isdigit() for word in self.seeds.split(",")),
+                f"seeds must be whole numbers with commas between them, got {self.seeds!r}",
+            ),
+            (len({*self.seeds.split(",")}) == len(self.seeds.split(",")), f"a seed is there twice: {self.seeds}"),
+        )
+
+    @property
+    def numbers(self) -> list[int]:
+        """The seeds, one by one."""
+        return [int(word) for word in self.seeds.split(",")]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One method on one data set with one seed."""
+
+    title: str
+    method: str
+    seed: int
+    config: TrainOnlineConfig
+
+
+@dataclass(frozen=True, slots=True)
+class CompareReport:
+    """What the methods came to."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    repeated: bool = False
+
+    def tables(self) -> list[Table]:
+        """Return a table for each data set, the best method first."""
+        found = []
+        for title in dict.fromkeys(line["data"] for line in self.record["lines"]):
+            lines = [line for line in self.record["lines"] if line["data"] == title]
+            metric = self.record["metrics"][title]
+            columns = (
+                "method",
+                metric,
+                f"to {BASELINE}",
+                "trained in backbone",
+                "saved MiB a step",
+                "s a step",
+                "GMAC",
+            )
+            found.append(Table(title, columns, [_shown(line) for line in lines]))
+        notes = [*self.record["remarks"], f"{self.folder}: {', '.join(self.record['files'])}"]
+        return [*found, Table("", (), (), [*notes, *(["nothing to do"] if self.repeated else [])])]
+
+    def json(self) -> dict[str, Any]:
+        """Return the record and the folder."""
+        return {"run": str(self.folder), **self.record}
+
+
+def _shown(line: Mapping[str, Any]) -> tuple[str, ...]:
+    interval = "" if line["half_width"] is None else f" +- {line['half_width']:.4f}"
+    return (
+        line["method"], f"{line['mean']:.4f}{interval}", f"{line['difference']:+.4f}", f"{line['trained']:,}",
+        f"{line['saved_bytes'] / 2**20:.1f}", f"{line['step_seconds']:.3f}", f"{line['multiply_adds'] / 1e9:.3f}",
+    )  # fmt: skip
+
+
+def run(config: ComparePeftConfig) -> CompareReport:
+    """Train every cell that is not there, and compare.
+
+    Raises:
+        FeatureCacheError: refused before anything is trained, all problems at once; or what a cell met.
+    """
+    cells, remarks = cells_of(config)
+    wanted = {
+        "backbone": config.backbone, "data": list(config.data), "methods": list(dict.fromkeys(c.method for c in cells)),
+        "option": dict(config.option), "seeds": config.numbers, "setting": dict(config.setting),
+        "weights": config.weights, "image_size": config.image_size,
+    }  # fmt: skip
+    _check([cell for cell in cells if cell.seed == config.numbers[0] and not _is_there(cell)])
+    if is_done(config.out, wanted):
+        return CompareReport(config.out, read_run(config.out)[1], repeated=True)
+    watch = Stopwatch()
+    done = sum(map(_is_there, cells))
+    with Bar("methods", len(cells), done, config.quiet, unit="runs") as bar:
+        for cell in cells:
+            there = _is_there(cell)
+            train(cell.config)
+            if not there:
+                bar.advance(1, watch)
+    return _compared(config, cells, remarks, watch.elapsed)
+
+
+def cells_of(config: ComparePeftConfig) -> tuple[list[Cell], list[str]]:
+    """Return every cell, in the order of training, and what is to be said of methods that are left out.
+
+    Raises:
+        ConfigError: lists every method, option and setting that cannot be had.
+        FeatureCacheError: a data set or backbone that cannot be opened.
+    """
+    common = {
+        "backbone": config.backbone, "weights": config.weights, "image_size": config.image_size, "device": config.device,
+        **config.setting,
+    }  # fmt: skip
+    fixed = {plain(name) for name in config.setting} & {
+        "data",
+        "out",
+        "peft",
+        "peft_option",
+        "sweep",
+        "recipe",
+        "seed",
+        "data_seed",
+    }
+    check(*((False, f"setting {name} is what the command itself says") for name in sorted(fixed)))
+    first = _config(common, config.data[0], config.out, BASELINE, {}, config.numbers[0])
+    backbone = load_backbone(config.backbone, backbone_options(first))
+    able, asked = (
+        methods_for(backbone.module),
+        [plain(w.strip()) for text in config.methods for w in text.split(",") if w.strip()],
+    )
+    everything = "all" in asked
+    methods = (
+        [name for name in able if name != "none"]
+        if everything
+        else [PEFT.load(name).__name__.rpartition(".")[2] for name in asked]
+    )
+    methods = list(dict.fromkeys([BASELINE, *methods]))
+    left = [name for name in PEFT.names() if name not in able] if everything else []
+    options, problems = _options(config, methods)
+    problems += [
+        f"{config.backbone} cannot take the method {name}. It can take: {', '.join(able)}"
+        for name in methods
+        if name not in able
+    ]
+    check(*((False, problem) for problem in problems))
+    cells = []
+    for data, title in zip(config.data, _titles(config.data), strict=True):
+        for seed in config.numbers:
+            for method in methods:
+                place = config.out / "cells" / title / method / f"seed={seed}"
+                cells.append(
+                    Cell(title, method, seed, _config(common, data, place, method, options.get(method, {}), seed))
+                )
+    remarks = [f"{config.backbone} cannot take {', '.join(left)}"] if left else []
+    return cells, remarks
+
+
+def _config(
+    common: Mapping[str, Any], data: str, out: Path, method: str, options: Mapping[str, Any], seed: int
+) -> TrainOnlineConfig:
+    given = {k: v for k, v in common.items() if not (method == BASELINE and plain(k) in ("drop_path", "backbone_lr"))}
+    return config_from(TrainOnlineConfig, {
+        **given, "data": data, "out": out, "peft": method, "peft_option": options, "seed": seed, "data_seed": seed,
+        "quiet": True,
+    })  # fmt: skip
+
+
+def _options(config: ComparePeftConfig, methods: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return (method -> its options, what is wrong with them)."""
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    for given, value in config.option.items():
+        method, sign, name = plain(given).partition(".")
+        if not sign or method not in methods:
+            problems.append(f"option {given}: say METHOD.NAME, with a method among {', '.join(methods)}")
+            continue
+        try:
+            found.setdefault(method, {}).update(
+                bind_options(PEFT.load(method).apply, {name: value}, f"method {method}")
+            )
+        except ConfigError as refused:
+            problems += refused.problems
+    return found, problems
+
+
+def _titles(data: Sequence[str]) -> list[str]:
+    """Return a short name of every data set, each another, good as a folder."""
+    stems = [re.sub(r"[^\w-]", "_", Path(text.partition("?")[0]).stem) or "data" for text in data]
+    return [stem if stems.count(stem) == 1 else f"{stem}-{number + 1}" for number, stem in enumerate(stems)]
+
+
+def _is_there(cell: Cell) -> bool:
+    return (cell.config.out / RECORD).exists()
+
+
+def _check(cells: Sequence[Cell]) -> None:
+    """Refuse, before the first hour of training, what a later cell would be refused for."""
+    problems: list[str] = []
+    for cell in cells:
+        try:
+            planned(cell.config)
+        except ConfigError as refused:
+            problems += [f"{cell.title}, {cell.method}: {problem}" for problem in refused.problems]
+        except FeatureCacheError as refused:
+            problems.append(f"{cell.title}, {cell.method}: {refused}")
+    check(*((False, problem) for problem in dict.fromkeys(problems)))
+
+
+def _compared(config: ComparePeftConfig, cells: Sequence[Cell], remarks: list[str], seconds: float) -> CompareReport:
+    records: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        records.setdefault((cell.title, cell.method), []).append(read_run(cell.config.out)[1])
+    metrics = {title: primary(found[0]["task"]) for (title, _), found in records.items()}
+    values = {key: np.array([_value(one, metrics[key[0]]) for one in found]) for key, found in records.items()}
+    lines = [
+        _line(title, method, found, values[title, method], values[title, BASELINE]) for (title, method), found in records.items()
+    ]  # fmt: skip
+    titles = list(metrics)
+    lines.sort(key=lambda line: (titles.index(line["data"]), -line["mean"]))
+    below = [f"{line['method']} on {line['data']}" for line in lines if line["difference"] < 0]
+    remarks = [*remarks, *([f"below {BASELINE}: {', '.join(below)}"] if below else [])]
+    files = ["results.csv", "results.json"]
+    write_atomic(config.out / files[0], as_csv(lines))
+    write_atomic(config.out / files[1], json_bytes(lines))
+    record = {
+        "lines": lines, "metrics": metrics, "remarks": remarks, "files": files, "environment": environment(), "seconds": seconds,
+    }  # fmt: skip
+    write_record(config.out, record)
+    return CompareReport(config.out, record)
+
+
+def _value(record: Mapping[str, Any], metric: str) -> float:
+    split = "test" if "test" in record["metrics"] else "val"
+    return float(record["metrics"][split][metric]["value"])
+
+
+def _line(title: str, method: str, records: Sequence[Mapping[str, Any]], values: Any, baseline: Any) -> dict[str, Any]:
+    """Return what a method came to on a data set: mean and t-interval over seeds, difference paired by seed, costs."""
+    costs = records[0]["costs"]
+    return {
+        "data": title, "method": method, "mean": float(values.mean()), "half_width": half_width(values),
+        "difference": float((values - baseline).mean()), "difference_half_width": half_width(values - baseline),
+        "values": json.dumps(values.tolist()), "trained": records[0]["trained_backbone_parameters"],
+        "saved_bytes": costs["saved_bytes"], "multiply_adds": costs["multiply_adds"],
+        "step_seconds": float(np.median([one["step_seconds"] or 0.0 for one in records])),
+    }  # fmt: skip

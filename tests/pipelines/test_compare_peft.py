@@ -1,0 +1,77 @@
+"""Methods side by side: one table, costs beside accuracy, resumable cell by cell."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from featurecache.errors import ConfigError
+from pipelines import compare_peft as module
+from pipelines.compare_peft import ComparePeftConfig, run
+from tests.pipelines.online_samples import photos
+
+SETTING = {"epochs": 1, "batch_size": 8, "decode_threads": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return photos(tmp_path_factory.mktemp("compare") / "photos", each=8)
+
+
+def config(data, out, **changes):
+    given = {"methods": ("lora",), "seeds": "0,1", "setting": SETTING, "option": {"lora.rank": 2}, **changes}
+    return ComparePeftConfig(
+        data=(str(data),), out=out, backbone="timm:test_vit", weights="random:0", image_size=32, quiet=True, **given
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(data, tmp_path_factory):
+    return run(config(data, tmp_path_factory.mktemp("compared") / "run"))
+
+
+def test_every_method_has_its_accuracy_over_seeds_beside_what_it_costs(compared):
+    lines = {line["method"]: line for line in compared.record["lines"]}
+
+    assert set(lines) == {"linear", "lora"}
+    assert lines["linear"]["difference"] == 0 and lines["linear"]["saved_bytes"] == 0
+    assert lines["lora"]["trained"] == 6 * (2 * 64 + 2 * 192) and lines["lora"]["saved_bytes"] > 0
+    assert all(line["half_width"] is not None and line["step_seconds"] > 0 for line in lines.values())
+    assert len(json.loads(lines["lora"]["values"])) == 2
+    assert [row[0] for row in compared.tables()[0].rows] == [line["method"] for line in compared.record["lines"]]
+
+
+def test_only_cells_that_are_not_there_are_trained(data, compared, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(compared.folder, folder)
+    for gone in ("record.json", "cells/photos/lora/seed=1/record.json"):
+        (folder / gone).unlink()
+    trained, real = [], module.train
+    monkeypatch.setattr(module, "train", lambda cell: trained.append(real(cell).repeated))
+
+    again = run(config(data, folder))
+
+    assert trained.count(False) == 1 and trained.count(True) == 3
+    assert [line["mean"] for line in again.record["lines"]] == [line["mean"] for line in compared.record["lines"]]
+    assert run(config(data, folder)).repeated
+
+
+def test_what_later_cells_would_be_refused_for_is_told_before_the_first_is_trained(data, tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        run(config(data, tmp_path / "run", methods=("lora", "dtl"), option={"lora.rnk": 1, "ssf.rank": 2}))
+
+    assert len(refused.value.problems) == 2 and "Did you mean 'rank'" in str(refused.value)
+    with pytest.raises(ConfigError, match="photos, lora: rank must lie in 1..64"):
+        run(config(data, tmp_path / "run", option={"lora.rank": 1000}))
+    with pytest.raises(ConfigError, match="setting seed is what the command itself says"):
+        run(config(data, tmp_path / "run", setting={"seed": 3}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_seeds_are_numbers_each_once(data, tmp_path):
+    with pytest.raises(ConfigError, match="seeds must be whole numbers"):
+        config(data, tmp_path, seeds="0,one")
+    with pytest.raises(ConfigError, match="a seed is there twice"):
+        config(data, tmp_path, seeds="0,0")
