@@ -43,7 +43,10 @@ def test_the_wheel_holds_every_module_and_the_weights_of_the_demo(wheel):
     installed = {name for name in wheel if ".dist-info/" not in name}
 
     recipes = {str(path.relative_to(ROOT)) for path in (ROOT / "pipelines/recipes").glob("*.yaml")}
-    assert installed == written | MODULES | recipes | {"featurecache/backbones/demo.safetensors", "pipelines/report.html"}
+    assert installed == written | MODULES | recipes | {
+        "featurecache/backbones/demo.safetensors",
+        "pipelines/report.html",
+    }
 
 
 def test_the_weights_of_the_demo_are_small():
