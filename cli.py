@@ -47,6 +47,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "Compare heads over the trials of a protocol, with intervals.",
     ),
     "leaks": ("pipelines.find_leaks:LeaksConfig", "Find test images that are near-duplicates of training images."),
+    "analyze": ("pipelines.analyze:AnalyzeConfig", "Say how alike layers are, or where a model looks."),
     "report": ("pipelines.report:ReportConfig", "Write what runs came to as one self-contained page."),
     "predict": ("pipelines.predict:PredictConfig", "Say what a trained run sees in images."),
     "evaluate": ("pipelines.evaluate:EvaluateConfig", "Measure a trained run on other data, classes matched by name."),

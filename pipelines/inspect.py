@@ -20,6 +20,7 @@ from featurecache.reports import Table
 from featurecache.runs import CONFIG, read_run
 from featurecache.stores import STORES, FeatureStore, open_store, store_exists
 from heads import HEADS
+from pipelines.analyses import ANALYSES
 from pipelines.train_head import TrainReport
 
 
@@ -35,7 +36,7 @@ class InfoConfig:
 class ListConfig:
     """List what can be named: backbone sources, data sets, heads, methods of training, store formats, timm's models."""
 
-    what: Literal["all", "backbones", "datasets", "heads", "peft", "recipes", "stores"] = "all"
+    what: Literal["all", "analyses", "backbones", "datasets", "heads", "peft", "recipes", "stores"] = "all"
     """Which kind of name; backbones also lists the models of timm; recipes are listed alone."""
     filter: str | None = None
     """Keep the names that match, with * for any text, e.g. vit_*dinov2*."""
@@ -133,7 +134,14 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def list_names(config: ListConfig) -> Facts:
     """Return the names of each kind, with what they are; models of timm with licence and paper."""
-    rooms = {"backbones": BACKBONES, "datasets": DATASETS, "heads": HEADS, "peft": PEFT, "stores": STORES}
+    rooms = {
+        "analyses": ANALYSES,
+        "backbones": BACKBONES,
+        "datasets": DATASETS,
+        "heads": HEADS,
+        "peft": PEFT,
+        "stores": STORES,
+    }
     chosen = {kind: room for kind, room in rooms.items() if config.what in ("all", kind)}
     found: dict[str, list[Mapping[str, Any]]] = {
         kind: [{"name": name, **dict(zip(("what", "paper"), room.summary(name), strict=True))} for name in room.names()]

@@ -132,12 +132,13 @@ def _template() -> Any:
 
 def _json_in_html(value: Any) -> str:
     """Return JSON that ends no script element: < is escaped, and what is no number is null."""
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a value for JSON, where what is no number is null."""
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -129,6 +129,8 @@ def _why_not(body: Any) -> str:
     lacking = sorted({name for block in blocks for name in (*names, *core) if _part(block, name) is None})
     if lacking:
         return f"its blocks have no {', '.join(lacking)}"
+    if not any(hasattr(body, name) for name in ("norm", "ln_post")):
+        return "it has no final norm"
     return "" if _patches(body) is not None else "it makes its patches by no convolution"
 
 

@@ -203,7 +203,7 @@ def normed(norm: nn.Module | None, values: Tensor) -> Tensor:
 
 def grid_of(rows: Tensor, size: Size) -> Tensor:
     """(B, H*W, C) -> (B, C, H, W)."""
-    return rows.transpose(1, 2).reshape(len(rows), rows.shape[-1], *size)
+    return rows.transpose(1, 2).reshape(rows.shape[0], rows.shape[-1], *size)
 
 
 def rows_of(grid: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from featurecache.peft import Adapted
 from featurecache.peft._blocks import Block, Transformer, transformer_of
 from featurecache.peft._grid import Grid, Intermediates
 from featurecache.peft._injection import Injection
-from featurecache.peft._inter_layer import Form, InterLayerAdapter, Skip, begin_linear, grid_of, rows_of
+from featurecache.peft._inter_layer import Form, InterLayerAdapter, Skip, Start, begin_linear, form_of, grid_of, rows_of
 from featurecache.peft._line import Line
 from featurecache.peft._placing import Network
 from featurecache.peft._ranges import indices
@@ -73,7 +73,7 @@ class InBlock(Network):
         """Convolve the patches over their grid, and each token before them by itself."""
         single = conv(found[:, : self.prefix].flatten(0, 1)[:, :, None, None])
         patches = rows_of(conv(grid_of(found[:, self.prefix :], self.grid.size)))
-        return torch.cat([single.reshape(len(found), self.prefix, -1), patches], 1)
+        return torch.cat([single.reshape(found.shape[0], self.prefix, -1), patches], 1)
 
     def join(self, given: Tensor, found: Tensor) -> Tensor:
         """Add it where the branch beside it ends, dropped by itself."""
@@ -84,6 +84,22 @@ class InBlock(Network):
         """Stand after the whole block."""
         added: Tensor = self.drop(self(found))
         return found + added
+
+
+def put_ila(
+    module: nn.Module, method: str, *, down: str, keep: str = "none", skip: Skip, inside: Inside = "none",
+    placement: Placement = "both", start: Start | None, train_cls: bool, compat: Compat, **form: Any,
+) -> Adapted:  # fmt: skip
+    """Put in what the options of `ila` say; the start they leave open is as published with `compat`, and else zero.
+
+    Raises:
+        BackboneError, ConfigError: as `attach`.
+    """
+    made = form_of(start=start or ("random" if compat == "published" else "zero"), **form)
+    return attach(
+        module, method, form=made, down=down, keep=keep, skip=skip, inside=inside,
+        placement=placement, train_cls=train_cls, compat=compat,
+    )  # fmt: skip
 
 
 def attach(

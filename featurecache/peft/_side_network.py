@@ -71,7 +71,7 @@ class SideNetwork(Part):
     def __init__(self, stages: Sequence[Stage], places: Places, beta: float, prefix_tokens: int) -> None:
         super().__init__()
         self.products, self.mixers = nn.ModuleDict(), nn.ModuleDict()
-        self.beta, self.prefix_tokens = beta, prefix_tokens
+        self.places, self.beta, self.prefix_tokens = places, beta, prefix_tokens
         self.grid: tuple[int, int] | None = None
         """Of the patches of the images under way; a Swin's stream says it by its own shape."""
         self.held = Held()
@@ -117,7 +117,7 @@ class SideNetwork(Part):
             return mixer(positions_of(active)).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
         assert self.grid is not None, "the patch embedding comes before the blocks"
         prefix, patches = active[:, : self.prefix_tokens], active[:, self.prefix_tokens :]
-        grid = mixer(positions_of(patches.reshape(len(patches), *self.grid, -1)))
+        grid = mixer(positions_of(patches.reshape(patches.shape[0], *self.grid, -1)))
         return torch.cat([prefix, grid.flatten(2).transpose(1, 2)], 1)
 
 

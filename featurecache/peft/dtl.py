@@ -10,7 +10,9 @@ from torch import nn
 from featurecache.peft import Adapted
 from featurecache.peft._side_network import Compat, attach
 
-PAPER = "Fu et al., DTL: Disentangled Transfer Learning for Visual Recognition, AAAI 2024 (arXiv:2312.07856)"
+PAPER = (
+    "Fu et al., DTL: Disentangled Transfer Learning for Visual Recognition, AAAI 2024, https://arxiv.org/abs/2312.07856"
+)
 LEARNING_RATE = 1e-3
 
 

@@ -9,9 +9,13 @@ from torch import nn
 
 from featurecache.peft import Adapted
 from featurecache.peft._side_network import Compat, Mixing, attach
-from featurecache.peft.dtl import LEARNING_RATE, PAPER
+from featurecache.peft.dtl import LEARNING_RATE
 
 __all__ = ["LEARNING_RATE", "PAPER", "apply"]
+
+PAPER = (
+    "Fu et al., DTL: Disentangled Transfer Learning for Visual Recognition, AAAI 2024, https://arxiv.org/abs/2312.07856"
+)
 
 
 def apply(

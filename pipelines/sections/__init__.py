@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 SECTIONS = Registry("section", "pipelines.sections")
-ORDER = ("summary", "compared", "layers", "sweep", "curves", "confusion", "attention", "neighbours", "labels")
+ORDER = ("summary", "compared", "costs", "layers", "sweep", "curves", "confusion", "attention", "neighbours", "labels")
 """From the answer to its grounds; what is not named here comes last."""
 
 STROKES = ("-", "--", "-.", ":")

@@ -22,7 +22,7 @@ from tests.journeys.pages import PAGES, ROOT, commands, follow
 CLASSES = ("cat", "dog", "owl")
 ORDER = (
     "index", "data", "backbones", "extracting", "scores", "heads", "protocols", "reporting", "predicting", "exporting",
-    "online", "store",
+    "online", "analyses", "store",
 )  # fmt: skip
 """Pages of docs in the order of the index: a page may use what an earlier one has made."""
 

@@ -73,7 +73,7 @@ class References(html.parser.HTMLParser):
 
 def test_it_shows_everything_that_runs_of_a_classification_have(page):
     assert set(values_in(page)) == SHOWN_OF_A_CLASSIFIER
-    assert set(SECTIONS.names()) == SHOWN_OF_A_CLASSIFIER | {"compared"}, "a new section is to be shown here"
+    assert set(SECTIONS.names()) == SHOWN_OF_A_CLASSIFIER | {"compared", "costs"}, "a new section is to be shown here"
 
 
 def test_it_is_whole_and_fetches_nothing(page):
@@ -152,7 +152,7 @@ def test_a_run_of_images_has_a_page_that_says_that_there_is_no_store(tmp_path):
     written = run(ReportConfig(runs=(tmp_path / "run",), out=tmp_path / "report.html"))
 
     assert written.notes == ["run was trained on images, not on a store, so nothing is said of its features"]
-    assert set(values_in((tmp_path / "report.html").read_text())) == {"summary", "curves", "confusion"}
+    assert set(values_in((tmp_path / "report.html").read_text())) == {"summary", "costs", "curves", "confusion"}
 
 
 def test_scores_and_probes_are_mapped_by_layer(page):

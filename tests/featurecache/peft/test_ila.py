@@ -10,8 +10,10 @@ import timm
 import torch
 from torch import nn
 
+from featurecache.costs import kept_by
 from featurecache.errors import BackboneError, ConfigError
 from featurecache.peft import adapt
+from featurecache.peft._published import published, set_published
 from tests.featurecache.peft.contract import directed, pictures, plain
 
 
@@ -36,12 +38,14 @@ def cropping(module: Any, images: torch.Tensor, after: tuple[int, ...]) -> torch
 
 @pytest.mark.parametrize("name", ["ila", "ila_plus", "ila_plus_plus"])
 @pytest.mark.parametrize(("side", "registers"), [(96, 0), ((96, 128), 4), (448, 1)])
-def test_at_the_start_the_logits_are_those_of_the_backbone_on_the_cropped_grid_to_the_bit(name, side, registers):
+def test_with_centres_passed_on_the_first_logits_are_those_of_the_backbone_on_the_cropped_grid_to_the_bit(
+    name, side, registers
+):
     module = vit(side, registers)
     images = torch.randn(1, 3, *((side, side) if isinstance(side, int) else side))
     before = cropping(module, images, (1, 3))
 
-    adapt(name, module, {})
+    adapt(name, module, {"skip": "centre"})
 
     assert torch.equal(module(images), before)
 
@@ -189,3 +193,22 @@ def test_an_even_kernel_shrinks_by_an_odd_number():
 
     assert adapted.tokens_per_layer == (37, 37, 26, 26, 17, 17)
     assert adapted.embed(pictures()).shape == (6, 32)
+
+
+def test_with_the_class_token_frozen_blocks_before_the_first_module_keep_nothing():
+    adapted = adapt("ila", vit(), {"train_cls": False})
+    adapted.train(True)
+
+    kept = kept_by(adapted.module, lambda: adapted.embed(pictures())).blocks
+
+    assert kept[:2] == (0, 0) and all(kept[2:])
+
+
+def test_statistics_come_back_with_a_published_state_that_has_none_of_their_counts():
+    adapted, other = (adapt("ila", vit(), {"start": "random"}) for _ in range(2))
+    theirs = published(adapted, "ila", adapted.state())
+
+    set_published(other, "ila", {name: value for name, value in theirs.items() if "num_batches" not in name})
+
+    assert {"class_token", "encoder.ila_ds.1.adapter_conv.1.0.running_mean"} < set(theirs)
+    assert torch.equal(other.embed(pictures()), adapted.embed(pictures()))
