@@ -89,17 +89,15 @@ def factorised(
     if compat == "osu":
         overwrite(shared)
     for number, block in enumerate(vit.blocks):
-        for owner, name, point in (
-            (block.attention.core, "qkv", block.attention.first), (block.attention.core, "proj", block.attention.last),
-            (block.mlp.core, "fc1", block.mlp.first), (block.mlp.core, "fc2", block.mlp.last),
-        ):  # fmt: skip
-            part = put.add(owner, f"fact_{name}", Change(shared, number, name, scale, dropout))
+        attention, mlp = block.branches
+        for name, point in (("qkv", attention.first), ("proj", attention.last), ("fc1", mlp.first), ("fc2", mlp.last)):
+            part = put.add(block.module, f"fact_{name}", Change(shared, number, name, scale, dropout))
             put.after(point, part.added)
             changes.append((point, part))
 
     def fold() -> None:
         for point, part in changes:
-            point.weight += part.delta()
+            point.weight.add_(part.delta())
 
     return put.adapted(fold=fold)
 

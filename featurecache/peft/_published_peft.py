@@ -38,10 +38,10 @@ NAMES: tuple[tuple[str, str], ...] = (
             ("patches_affine", "patch_embed.ssf_{value}_1"), ("patches_norm_affine", "patch_embed.ssf_{value}_2"),
             ("blocks.{i}.attention_norm_affine", "blocks.{i}.ssf_{value}_1"),
             ("blocks.{i}.mlp_norm_affine", "blocks.{i}.ssf_{value}_2"),
-            ("blocks.{i}.attn.first_affine", "blocks.{i}.attn.ssf_{value}_qkv"),
-            ("blocks.{i}.attn.last_affine", "blocks.{i}.attn.ssf_{value}_linear"),
-            ("blocks.{i}.mlp.first_affine", "blocks.{i}.mlp.ssf_{value}_hidden"),
-            ("blocks.{i}.mlp.last_affine", "blocks.{i}.mlp.ssf_{value}_out"), ("final_affine", "ssf_{value}"),
+            ("blocks.{i}.attention_first_affine", "blocks.{i}.attn.ssf_{value}_qkv"),
+            ("blocks.{i}.attention_last_affine", "blocks.{i}.attn.ssf_{value}_linear"),
+            ("blocks.{i}.mlp_first_affine", "blocks.{i}.mlp.ssf_{value}_hidden"),
+            ("blocks.{i}.mlp_last_affine", "blocks.{i}.mlp.ssf_{value}_out"), ("final_affine", "ssf_{value}"),
         )
         for value in ("scale", "shift")
     ),

@@ -42,8 +42,8 @@ def apply(module: nn.Module) -> Adapted:
 
     def fold() -> None:
         for last, part in pairs:
-            last.weight *= part.weight[:, None]
+            last.weight.mul_(part.weight[:, None])
             if last.bias is not None:
-                last.bias *= part.weight
+                last.bias.mul_(part.weight)
 
     return put.adapted(also=[*biases(module), *norms(module)], fold=fold, line=True)

@@ -61,6 +61,6 @@ def apply(module: nn.Module, *, rank: int = 8, dropout: float = 0.1, compat: Com
 
     def fold() -> None:
         for qkv, part in changes:
-            qkv.weight += part.delta()
+            qkv.weight.add_(part.delta())
 
     return put.adapted(fold=fold)

@@ -73,7 +73,10 @@ def apply(
     def fold() -> None:
         for first, part in pairs:
             matrix, shift = part.matrix()
-            first.bias += first.weight @ shift
+            if first.bias is None:
+                first.bias = nn.Parameter(first.weight @ shift, requires_grad=False)
+            else:
+                first.bias.add_(first.weight @ shift)
             first.weight.copy_(first.weight @ matrix)
 
     return put.adapted(fold=fold)

@@ -60,8 +60,8 @@ def apply(module: nn.Module) -> Adapted:
     for block in vit.blocks:
         for kind, branch in zip(("attention", "mlp"), block.branches, strict=True):
             named += [
-                (block.module, f"{kind}_norm_affine", branch.norm), (branch.core, "first_affine", branch.first),
-                (branch.core, "last_affine", branch.last),
+                (block.module, f"{kind}_norm_affine", branch.norm), (block.module, f"{kind}_first_affine", branch.first),
+                (block.module, f"{kind}_last_affine", branch.last),
             ]  # fmt: skip
     for owner, name, point in (*named, (vit.body, "final_affine", vit.norm)):
         part = put.add(owner, name, Affine(_width(point)))
@@ -84,7 +84,7 @@ def _width(point: Any) -> int:
 def _fold(point: Any, part: Affine) -> None:
     """Fold into a linear map or a norm, whose outputs are rows of its weight."""
     scale, shift = part.now()
-    point.weight *= scale.view(-1, *[1] * (point.weight.ndim - 1))
+    point.weight.mul_(scale.view(-1, *[1] * (point.weight.ndim - 1)))
     if point.bias is None:
         point.bias = nn.Parameter(shift.clone(), requires_grad=False)
     else:
@@ -96,7 +96,7 @@ def _fold_patches(vit: Transformer, part: Affine) -> None:
     scale, shift = part.now()
     position = getattr(vit.body, "pos_embed", getattr(vit.body, "positional_embedding", None))
     if vit.patches.bias is None and position is not None and isinstance(vit.patches_norm, nn.Identity):
-        vit.patches.weight *= scale[:, None, None, None]
+        vit.patches.weight.mul_(scale[:, None, None, None])
         height, width = vit.grid
         position[..., position.shape[-2] - height * width :, :] += shift
     else:

@@ -158,8 +158,8 @@ def _constants(backbone: Backbone, header: Header, needed: tuple[str, ...]) -> M
             f"this head needs {', '.join(needed)}, and {backbone.name} says nothing of class names here. Name a model with "
             "a text side, such as open_clip:ViT-B-32/openai, and give --prompts; or another --head."
         )
-    found = backbone.text.features(header.class_names, header.prompts)
-    return {name: found[name].float() for name in needed}
+    found = {**backbone.text.features(header.class_names, header.prompts), **backbone.text.space()}
+    return {name: found[name].float() for name in needed if name in found}
 
 
 def labelled(dataset: ImageDataset, split: str) -> npt.NDArray[np.int64]:

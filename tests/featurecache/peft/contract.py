@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 
 import pytest
@@ -79,12 +80,25 @@ class MethodContract:
         assert [key for key in own if key in before] == list(before)
         assert all(torch.equal(own[key], value) for key, value in before.items())
 
-    def test_at_the_start_it_says_what_the_backbone_says_where_it_promises_so(self, name):
-        adapted = adapt(name, plain(), {})
+    @pytest.mark.parametrize("model", ["test_vit", "test_vit2"])  # the latter has a register, LayerScale, no class token
+    def test_at_the_start_it_says_what_the_backbone_says_where_it_promises_so(self, name, model):
+        adapted = adapt(name, plain(name=model), {})
         if not getattr(PEFT.load(name), "STARTS_AS_BACKBONE", True):
             pytest.skip(f"{name} does not promise it")
 
-        assert torch.equal(said(adapted.module, pictures()), said(plain(), pictures()))
+        assert torch.equal(said(adapted.module, pictures()), said(plain(name=model), pictures()))
+
+    def test_a_copy_of_the_module_is_whole(self, name):
+        _, adapted = moved(name)
+
+        other = copy.deepcopy(adapted.module)
+        before = said(adapted.module, pictures())
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.zero_()
+
+        assert torch.equal(said(adapted.module, pictures()), before)
+        assert not torch.equal(said(other, pictures()), before)
 
     def test_it_trains_what_it_names_and_nothing_else(self, name):
         before, adapted = moved(name)
