@@ -150,6 +150,8 @@ def _started(
     statistics = statistics_of(map(_on_cpu, batches)) if standardises else {}
     spec = replace(plan.spec, statistics=statistics)
     head = build_head(config.head, spec, config.head_option)
+    if plan.published is not None:
+        plan.published.set(config.head, head)
     return head, spec, head.solve(batches) if isinstance(head, ClosedForm) else {}
 
 
