@@ -80,7 +80,9 @@ class MethodContract:
         assert [key for key in own if key in before] == list(before)
         assert all(torch.equal(own[key], value) for key, value in before.items())
 
-    @pytest.mark.parametrize("model", ["test_vit", "test_vit2"])  # the latter has a register, LayerScale, no class token
+    @pytest.mark.parametrize(
+        "model", ["test_vit", "test_vit2"]
+    )  # the latter has a register, LayerScale, no class token
     def test_at_the_start_it_says_what_the_backbone_says_where_it_promises_so(self, name, model):
         adapted = adapt(name, plain(name=model), {})
         if not getattr(PEFT.load(name), "STARTS_AS_BACKBONE", True):
