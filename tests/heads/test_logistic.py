@@ -119,7 +119,7 @@ def test_a_class_without_rows_is_never_the_answer_and_changes_no_other():
 
 
 def test_a_sweep_over_C_gives_what_each_gives_alone():
-    parts = batches(widths=LAYERS, rows=200, noise=3.0)
+    parts = batches(widths=LAYERS, rows=80, noise=3.0)
     heads = [build(spec_of(widths=LAYERS), C=strength, tolerance=1e-7) for strength in STRENGTHS]
 
     said = solve_together(heads, parts)
@@ -131,10 +131,10 @@ def test_a_sweep_over_C_gives_what_each_gives_alone():
 
 
 def test_what_does_not_stay_in_memory_is_walked_over_again(monkeypatch):
-    parts = batches(widths=LAYERS, rows=200, noise=3.0)
+    parts = batches(widths=LAYERS, rows=80, noise=3.0)
     kept = solved(parts, 0.1)
-    monkeypatch.setattr(_logits, "KEPT_BYTES", 100 * sum(LAYERS.values()) * 4)
-    monkeypatch.setattr(_logits, "BLOCK", 64)
+    monkeypatch.setattr(_logits, "KEPT_BYTES", 40 * sum(LAYERS.values()) * 4)
+    monkeypatch.setattr(_logits, "BLOCK", 32)
 
     walked = solved(parts, 0.1)
 
@@ -142,7 +142,7 @@ def test_what_does_not_stay_in_memory_is_walked_over_again(monkeypatch):
 
 
 def test_a_sweep_that_would_take_too_much_memory_is_solved_in_parts(monkeypatch):
-    parts = batches(widths=LAYERS, rows=200, noise=3.0)
+    parts = batches(widths=LAYERS, rows=80, noise=3.0)
     heads = [build(spec_of(widths=LAYERS), C=strength, tolerance=1e-7) for strength in STRENGTHS]
     together = solve_together(heads, parts)
     monkeypatch.setattr(logistic, "STATE_BYTES", 1)
@@ -153,7 +153,7 @@ def test_a_sweep_that_would_take_too_much_memory_is_solved_in_parts(monkeypatch)
 
 
 def test_features_wider_than_the_known_directions_reach_the_same_optimum(monkeypatch):
-    parts = batches(widths=LAYERS, rows=200, noise=3.0)
+    parts = batches(widths=LAYERS, rows=80, noise=3.0)
     known = solved(parts, 1.0).solve(parts)
     monkeypatch.setattr(_preconditioner, "DIRECTIONS", 10)
 
@@ -163,7 +163,7 @@ def test_features_wider_than_the_known_directions_reach_the_same_optimum(monkeyp
 
 
 def test_features_far_from_zero_cost_no_precision():
-    parts = batches(widths=LAYERS, rows=200, noise=3.0)
+    parts = batches(widths=LAYERS, rows=80, noise=3.0)
     near = solved(parts, 0.1).solve(parts)
     for part in parts:
         for values in part.arrays.values():
@@ -211,7 +211,7 @@ def test_a_tolerance_that_cannot_be_kept_is_refused(tolerance):
 
 
 def test_a_less_exact_end_costs_less():
-    parts = batches(widths=LAYERS, rows=200, noise=3.0)
+    parts = batches(widths=LAYERS, rows=80, noise=3.0)
 
     rough, exact = (build(spec_of(widths=LAYERS), C=10.0, tolerance=end).solve(parts) for end in (1e-2, 1e-8))
 

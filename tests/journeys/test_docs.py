@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,11 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from timm.models import _registry
 
 import cli
 from featurecache.backbones import _timm_weights
+from featurecache.sources import _workers
 from pipelines.training import settings
 from tests.journeys.pages import PAGES, ROOT, commands, follow
 
@@ -31,8 +35,13 @@ ORDER = (
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the pages speak of: photos, bad photos, a weights file; downloads give random weights instead.
 
-    Heads train for a tenth of their usual steps where a page names no number of epochs.
+    Heads train for a tenth of their usual steps where a page names no number of epochs. Models look at 32 pixels where a
+    page names no size, and a command that asks for several worker processes gets one.
     """
+    for name, config in list(_registry._model_pretrained_cfgs.items()):
+        if name.startswith(("vit_tiny_patch16_224", "resnet18")):
+            monkeypatch.setitem(_registry._model_pretrained_cfgs, name, replace(config, input_size=(3, 32, 32)))
+    monkeypatch.setattr(_workers, "ProcessPoolExecutor", lambda count, *rest: ProcessPoolExecutor(1, *rest))
     generator = np.random.default_rng(0)
     for split, count in (("train", 14), ("test", 3)):
         for shade, name in enumerate(CLASSES):

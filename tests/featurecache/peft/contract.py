@@ -19,11 +19,11 @@ SIZE = 96
 IDENTITY = {"name": "timm:test_vit", "architecture": {"drop_path_rate": 0.1}, "weights": "a", "precision": "fp32"}
 
 
-def plain(seed: int = 0, name: str = "test_vit") -> nn.Module:
-    """Return a small transformer that has its weights; the same for the same seed."""
+def plain(seed: int = 0, name: str = "test_vit", depth: int = 3) -> nn.Module:
+    """Return a small model, a transformer of `depth` blocks, that has its weights; the same for the same seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return timm.create_model(name, **({"img_size": SIZE} if "vit" in name else {})).eval()
+        return timm.create_model(name, **({"img_size": SIZE, "depth": depth} if "vit" in name else {})).eval()
 
 
 def pictures(seed: int = 1) -> torch.Tensor:
@@ -80,7 +80,9 @@ class MethodContract:
         assert [key for key in own if key in before] == list(before)
         assert all(torch.equal(own[key], value) for key, value in before.items())
 
-    @pytest.mark.parametrize("model", ["test_vit", "test_vit2"])  # the latter has a register, LayerScale, no class token
+    @pytest.mark.parametrize(
+        "model", ["test_vit", "test_vit2"]
+    )  # the latter has a register, LayerScale, no class token
     def test_at_the_start_it_says_what_the_backbone_says_where_it_promises_so(self, name, model):
         adapted = adapt(name, plain(name=model), {})
         if not getattr(PEFT.load(name), "STARTS_AS_BACKBONE", True):

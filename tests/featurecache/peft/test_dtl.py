@@ -54,7 +54,7 @@ def test_at_the_start_the_logits_are_those_of_the_backbone_to_the_bit(name, buil
 
 def trained(name: str, options: dict[str, Any]) -> Any:
     torch.manual_seed(3)
-    adapted = adapt(name, plain(), options)
+    adapted = adapt(name, plain(depth=6), options)
     for value in adapted.parameters().values():
         nn.init.normal_(value, std=0.1)
     return adapted
@@ -104,9 +104,9 @@ def test_with_a_great_beta_the_side_state_is_rectified():
 
 
 def test_the_published_head_means_patches_before_the_norm_and_renames_nothing():
-    ours, theirs = plain(), plain(seed=0)
+    ours, theirs = plain(depth=6), plain(seed=0, depth=6)
     adapt("dtl", ours, {"compat": "published"})
-    own = {**plain().state_dict()}
+    own = {**plain(depth=6).state_dict()}
     other = timm.create_model("test_vit", img_size=96, global_pool="avg", fc_norm=True).eval()
     other.load_state_dict(
         {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: own[name] for name in own}
@@ -138,7 +138,7 @@ def test_a_copy_of_a_model_with_the_method_is_whole():
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(options, said):
     with pytest.raises(ConfigError, match=said):
-        adapt("dtl", plain(), options)
+        adapt("dtl", plain(depth=6), options)
 
 
 def test_in_a_swin_the_first_product_must_stand_in_the_same_stage():

@@ -14,7 +14,7 @@ from tests.featurecache.peft.contract import pictures, plain
 
 
 def test_all_is_trained_but_the_classifier_that_no_feature_passes_through():
-    module = plain()
+    module = plain(depth=6)
 
     adapted = adapt("full", module, {})
 
@@ -24,7 +24,7 @@ def test_all_is_trained_but_the_classifier_that_no_feature_passes_through():
 
 
 def test_each_layer_learns_slower_than_the_one_above_it():
-    factors = adapt("full", plain(), {"layer_decay": 0.5}).trainable
+    factors = adapt("full", plain(depth=6), {"layer_decay": 0.5}).trainable
 
     blocks = [factors[f"blocks.{i}.attn.qkv.weight"] for i in range(6)]
     assert [lower / upper for lower, upper in itertools.pairwise(blocks)] == pytest.approx([0.5] * 5)
@@ -36,7 +36,7 @@ def test_a_module_that_knows_no_layers_takes_no_layer_decay():
     with pytest.raises(BackboneError, match="Linear does not say which layer .* Leave it out"):
         adapt("full", nn.Linear(3, 2), {"layer_decay": 0.5})
     with pytest.raises(ConfigError, match=r"layer_decay must lie in \(0, 1\], got 2"):
-        adapt("full", plain(), {"layer_decay": 2.0})
+        adapt("full", plain(depth=6), {"layer_decay": 2.0})
 
 
 def test_the_statistics_of_batch_norms_are_kept_with_the_values():
