@@ -23,7 +23,11 @@ def places(tmp_path_factory):
     """A folder of images, a CLIP model, its store, and a run of `lfa_clip` on it; each with its path."""
     folder = tmp_path_factory.mktemp("published")
     data, clip = photos(folder / "photos", each=4), written(VIT, folder)
-    extract(SaveFeaturesConfig(data=str(data), backbone=clip, out=folder / "x.zarr", layers="all", weights="random:0", quiet=True))
+    extract(
+        SaveFeaturesConfig(
+            data=str(data), backbone=clip, out=folder / "x.zarr", layers="all", weights="random:0", quiet=True
+        )
+    )
     found = {"data": data, "clip": clip, "store": folder / "x.zarr", "run": folder / "run"}
     train_head(cached(found, folder / "run", epochs=1))
     return found
