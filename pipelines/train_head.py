@@ -28,7 +28,7 @@ from pipelines._evaluation import evaluate, write_predictions
 from pipelines._rows import labelled_rows, trainable
 from pipelines.training.cells import Cell, cells_of
 from pipelines.training.problem import Problem, learn, problems_of, standardises
-from pipelines.training.selection import as_csv, selected, sweep_rows
+from pipelines.training.selection import as_csv, columns_of, selected, sweep_rows
 from pipelines.training.settings import Training
 from pipelines.training.training import Trained, of_arrays, train_cells
 
@@ -92,7 +92,7 @@ def _sweep_tables(record: Mapping[str, Any]) -> list[Table]:
     lines, metric = record["sweep"]["cells"], record["selected_by"].replace(" ", "_")
     alive = sorted((line for line in lines if line[metric] is not None), key=lambda line: -line[metric])
     left_out = ("parameters", "trained_parameters", "diverged_in_epoch", "arrays")
-    columns = [name for name in lines[0] if name not in left_out]
+    columns = [name for name in columns_of(lines) if name not in left_out]
     rows = [tuple(_cell_text(line.get(name)) for name in columns) for line in alive[:SHOWN]]
     notes = [f"{len(lines)} cells, all of them in sweep.csv; chosen on validation"]
     diverged = sum(line["diverged_in_epoch"] is not None for line in lines)

@@ -28,7 +28,7 @@ class Prompts(Part):
 
     def join(self, tokens: Tensor) -> Tensor:
         """(B, T, D) -> (B, T + n, D)."""
-        return self.passing.joined(tokens, self.dropout(self.values).expand(len(tokens), -1, -1))
+        return self.passing.joined(tokens, self.dropout(self.values).expand(tokens.shape[0], -1, -1))
 
 
 class Passing(Part):

@@ -39,7 +39,7 @@ class Bypass(Network):
         """(B, T, D) -> (B, T, D)."""
         code = _quick_gelu(self.down(tokens))
         patches = code[:, self.prefix :]
-        maps = self.conv(patches.transpose(1, 2).reshape(len(patches), -1, *self._grid(patches.shape[1])))
+        maps = self.conv(patches.transpose(1, 2).reshape(patches.shape[0], -1, *self._grid(patches.shape[1])))
         single = F.linear(code[:, : self.prefix], self.conv.weight[:, :, 1, 1], self.conv.bias)
         code = torch.cat([single, maps.flatten(2).transpose(1, 2)], 1)
         found: Tensor = self.up(self.dropout(_quick_gelu(code)))

@@ -37,7 +37,7 @@ class Queries(Part):
         """(B, T, D) tokens that the block is given -> (B, n, D) queries behind it."""
         attention, mlp = self.block[0].branches
         # a sum and no view: torch's counter of operations takes a view of a parameter for a result that has a gradient
-        found = self.dropout(self.values) + tokens.new_zeros(len(tokens), 1, 1)
+        found = self.dropout(self.values) + tokens.new_zeros(tokens.shape[0], 1, 1)
         found = found + attention.ended(self._asked(attention.norm(found), attention.norm(tokens)))
         gone: Tensor = found + mlp.ended(mlp.core(mlp.norm(found)))
         return gone

@@ -17,7 +17,8 @@ def section(page: Page) -> Section:
         for split, found in run.record["metrics"].items()
     ]
     costs = [
-        (run.name, run.record["parameters"], run.record["trained_parameters"], f"{run.record['seconds']:.1f}",
+        (run.name, run.record["parameters"] + run.record.get("backbone_parameters", 0) * _learns(run),
+         run.record["trained_parameters"], f"{run.record['seconds']:.1f}",
          run.record["features"]["backbone"]["name"], run.record["features"]["data"]["name"])
         for run in page.runs
     ]  # fmt: skip
@@ -30,6 +31,11 @@ def section(page: Page) -> Section:
         ],
         values=[_values(run) for run in page.runs],
     )
+
+
+def _learns(run: Run) -> bool:
+    """Return whether the backbone is a part of what was trained, and not only looked through."""
+    return bool(run.record.get("trained_backbone_parameters"))
 
 
 def _metrics(run: Run) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from featurecache.reports import Table
 from pipelines.sections import Figure, Page, Run, Section, drawn, sheet, shown
+from pipelines.training.selection import columns_of
 
 SHOWN = 40
 
@@ -18,7 +19,7 @@ def section(page: Page) -> Section | None:
     tables, figures = [], []
     for run in swept:
         lines, metric = run.record["sweep"]["cells"], run.record["selected_by"].replace(" ", "_")
-        columns = [name for name in lines[0] if _told(name, lines)]
+        columns = [name for name in columns_of(lines) if _told(name, lines)]
         alive = sorted((line for line in lines if line[metric] is not None), key=lambda line: -line[metric])
         notes = [f"{len(lines)} cells; the others are in {run.name}/sweep.csv"] if len(lines) > SHOWN else []
         notes += _tested(run)

@@ -64,10 +64,15 @@ def sweep_rows(trained: Sequence[Trained], chosen: Sequence[Trained], task: Task
     return lines
 
 
+def columns_of(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names that any line has, in the order of the longest: a cell to which an axis says nothing lacks it."""
+    return list(dict.fromkeys(name for line in [*sorted(lines, key=len)[-1:], *lines] for name in line))
+
+
 def as_csv(lines: Sequence[Mapping[str, Any]]) -> bytes:
     """Return the lines as CSV; a column that some lack is empty there."""
     text = io.StringIO()
-    columns = list(dict.fromkeys(name for line in lines for name in line))
+    columns = columns_of(lines)
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
