@@ -41,6 +41,16 @@ def is_done(folder: Path, config: Mapping[str, Any]) -> bool:
     return False
 
 
+def recorded_place(folder: Path, name: str, asked: str, place: str) -> str:
+    """Return what the config of a run is to say of a place of this machine: `place`, which is absolute.
+
+    Where a config that is there names the same place otherwise, such as relative to another folder, it is that.
+    """
+    known = _read(folder / CONFIG).get(name) if (folder / CONFIG).exists() else None
+    same = isinstance(known, str) and (known == asked or str(Path(known).expanduser().resolve()) == place)
+    return str(known) if same else place
+
+
 def discard(folder: Path) -> None:
     """Remove what a run left that was refused on the way, so that another command may have its folder."""
     for path in list(folder.iterdir()):

@@ -16,6 +16,7 @@ from featurecache.checks import bind_options
 from featurecache.errors import ConfigError, RunError
 from featurecache.files import json_bytes, write_atomic
 from heads import HEADS, HeadSpec
+from heads._published import Published
 
 TENSORS, BUILD = "head.safetensors", "head.json"
 
@@ -32,14 +33,17 @@ def build_head(name: str, spec: HeadSpec, options: Mapping[str, Any]) -> nn.Modu
     return built
 
 
-def refusals(name: str, spec: HeadSpec, options: Mapping[str, Any]) -> list[str]:
-    """Return every reason why the head cannot be built; it is tried without memory, and no random number is drawn."""
+def refusals(name: str, spec: HeadSpec, options: Mapping[str, Any], published: Published | None = None) -> list[str]:
+    """Return every reason why the head cannot be built, or begin at published values.
+
+    It is tried without memory, and no random number is drawn.
+    """
     try:
         with torch.device("meta"):
-            build_head(name, spec, options)
+            head = build_head(name, spec, options)
     except ConfigError as refused:
         return refused.problems
-    return []
+    return published.refusals(name, head) if published else []
 
 
 def save_head(folder: Path, head: nn.Module, name: str, spec: HeadSpec, options: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,9 @@ import torch
 from featurecache.casting import stored_form
 from featurecache.errors import StoreContentsError, StoreError
 from featurecache.features import OF_THE_MODEL, ArraySpec, Header
-from featurecache.stores import FeatureStore, Taken, of_classes, open_store, store_exists, write_store
+from featurecache.files import write_atomic
+from featurecache.provenance import PROVENANCE, note, provenance
+from featurecache.stores import FeatureStore, Taken, explained, of_classes, open_store, store_exists, write_store
 
 BLOCK = 4096
 
@@ -58,6 +62,23 @@ def narrow(source: FeatureStore, out: Path, dtype: str) -> bool:
         return True
     write_store(out, header, source.table(), [Taken(source, range(header.rows), 0)], constants, cast)
     return False
+
+
+def tell(source: FeatureStore, out: Path, dtype: str) -> None:
+    """Keep the provenance of the source in that of the narrower store, with a line of how it came about.
+
+    What was told before, as by a run that a kill stopped behind this, is not told twice.
+    """
+    notes = open_store(out).notes
+    with explained(f"write to {out}"):
+        if any("converted" in line for line in provenance(notes)):
+            return
+        known = source.notes / PROVENANCE
+        if known.exists() and not (notes / PROVENANCE).exists():
+            notes.mkdir(exist_ok=True)
+            write_atomic(notes / PROVENANCE, known.read_bytes())
+        made = {"from": str(source.path), "dtype": dtype}
+        note(notes, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv, "converted": made})
 
 
 def _in_dtype(header: Header, dtype: str) -> Header:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from featurecache.backbones import Backbone
 from featurecache.errors import BackboneError, RunError
 from featurecache.files import write_atomic
-from featurecache.peft import Adapted, adapt, foldable_in, published_state
+from featurecache.peft import Adapted, adapt, foldable_in, published_families, published_state
 from featurecache.reports import Table
 from featurecache.runs import read_run
 from pipelines.online.starting import trained_in
@@ -103,6 +103,11 @@ def run(config: ExportBackboneConfig) -> ExportBackboneReport:
     return ExportBackboneReport(config.out, facts)
 
 
+def _family(method: str) -> str:
+    """Return whose names the values of a method have: dtl and ila begin with theirs, all others are of the study."""
+    return next((family for family in published_families() if method.startswith(family)), "peft")
+
+
 def folded(adapted: Adapted, plain: nn.Module, backbone: Backbone, method: str) -> tuple[dict[str, Tensor], float]:
     """Return (state dict of a plain model with what was trained folded in, largest difference as a share of the largest value).
 
@@ -113,7 +118,7 @@ def folded(adapted: Adapted, plain: nn.Module, backbone: Backbone, method: str) 
         raise BackboneError(
             f"what {method} adds cannot be folded into {backbone.name}: it is no linear map of what was there. Of the "
             f"methods, these can: {', '.join(foldable_in(plain))}. featurecache export RUN writes this one whole, and "
-            "--names peft what it trained alone."
+            f"--names {_family(method)} what it trained alone."
         )
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(IMAGES, *backbone.input_size, generator=generator).to(backbone.device)

@@ -11,7 +11,7 @@ from featurecache.errors import StoreContentsError, StoreError
 from featurecache.progress import Stopwatch
 from featurecache.reports import Table
 from featurecache.stores import copy_store, format_of, open_store, same_store, store_exists
-from pipelines._narrowing import narrow
+from pipelines._narrowing import narrow, tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,7 @@ def convert(config: ConvertConfig) -> ConvertReport:
     there = store_exists(config.out)
     if config.dtype is not None:
         there = narrow(source, config.out, config.dtype)
+        tell(source, config.out, config.dtype)
     elif there:
         target = open_store(config.out)
         if not (target.finished and same_store(source, target)):

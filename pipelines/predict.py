@@ -36,6 +36,8 @@ class PredictConfig:
     """What an unreadable image does: stop, or leave its line without an answer."""
     device: str = "cpu"
     """Device to run on: cpu, cuda, cuda:1, auto."""
+    quiet: bool = False
+    """Show no progress."""
 
     def __post_init__(self) -> None:
         check(
@@ -90,7 +92,9 @@ def _ranking(prediction: Prediction) -> str:
 def run(config: PredictConfig) -> Predictions:
     """Predict every input; write them all to `out` where it is given."""
     predictor = Predictor.load(config.run_folder, weights=config.weights, device=config.device)
-    found = predictor.predict(config.inputs, config.topk, batch_size=config.batch_size, on_error=config.on_error)
+    found = predictor.predict(
+        config.inputs, config.topk, batch_size=config.batch_size, on_error=config.on_error, quiet=config.quiet
+    )
     report = Predictions(found, config.out)
     if config.out is not None:
         with explained(f"write {config.out}"):

@@ -23,6 +23,7 @@ from featurecache.runs import discard, is_done, read_run, write_history, write_r
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import FeatureStore, open_store, store_exists
 from heads._checkpoint import save_head
+from heads._published import Published
 from pipelines._evaluation import evaluate, write_predictions
 from pipelines._rows import labelled_rows, trainable
 from pipelines.training.cells import Cell, cells_of
@@ -46,6 +47,8 @@ class TrainHeadConfig(Training):
     """Run folder to write."""
     sweep: Mapping[str, Any] = field(default_factory=dict)
     """Train one head for every combination from one read, and keep the best on validation: NAME=V1,V2 or FIRST..LAST/COUNT of lr, wd, layer (each: one after the other), token, seed, head, or an option of the head; | where a value has commas; may be given several times."""
+    load_published: tuple[str, Path] | None = None
+    """lfa FILE: a checkpoint of the code of the paper, whose values the head begins at."""
     refit: bool = False
     """Train what validation chose once more on the rows of train and val together."""
 
@@ -153,13 +156,18 @@ def _wanted(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> dict[st
         "tokens",
         *(() if config.sweep else ("sweep",)),
         *(() if config.refit else ("refit",)),
+        *(() if config.load_published else ("load_published",)),
     ]
     asked = {name: value for name, value in asdict(config).items() if name not in unsaid}
     return {
-        **asked, "store": str(config.store), "arrays": list(plan.arrays), "combine": plan.cells[0].combine,
+        **asked, **_published(config), "store": str(config.store), "arrays": list(plan.arrays), "combine": plan.cells[0].combine,
         "features": {"backbone": dict(store.header.backbone), "data": dict(store.header.dataset)},
         **({"cells": [dict(cell.named) for cell in plan.cells]} if config.sweep else {}),
     }  # fmt: skip
+
+
+def _published(config: TrainHeadConfig) -> dict[str, Any]:
+    return {"load_published": list(map(str, config.load_published))} if config.load_published else {}
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -169,6 +177,8 @@ class Plan:
     sources: Mapping[str, CachedSource]
     """Split -> its labelled rows, with the arrays of all cells."""
     cells: Sequence[Cell]
+    published: Published | None = None
+    """Where the heads begin."""
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -192,7 +202,8 @@ def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
         for split in ("train", "val", "test")
     }
     problem = Problem.of(sources["train"])
-    problems = problems_of(cells, problem, config)
+    published = Published.read(*config.load_published) if config.load_published else None
+    problems = problems_of(cells, problem, config, published)
     learns = bool(problems) or learn(cells, problem)
     choosing = len({cell.setting for cell in cells}) > 1
     check(
@@ -204,18 +215,25 @@ def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
         ),
         (not config.refit or len(sources["val"]) > 0, f"refit adds the validation rows, and {store.path} has none"),
     )
-    return Plan(sources=sources, cells=cells)
+    return Plan(sources=sources, cells=cells, published=published)
 
 
 def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> TrainReport:
     """Train on the training rows, keep what is best on validation, measure validation and test."""
     started, task, sources, origin = time.perf_counter(), store.header.task, plan.sources, _origin(store)
-    trained = train_cells(plan.cells, sources["train"], sources["val"], config, checkpoint=config.out / CHECKPOINT)
+    trained = train_cells(
+        plan.cells,
+        sources["train"],
+        sources["val"],
+        config,
+        checkpoint=config.out / CHECKPOINT,
+        published=plan.published,
+    )
     chosen = selected(trained)
     best = chosen[0]
     held = {split: of_arrays(sources[split], best.cell.arrays) for split in ("val", "test")}
     metrics = {"val": evaluate(best.head, held["val"], task, config.device)[0]} if len(held["val"]) else {}
-    final = _refitted(best, store, sources, config) if config.refit else best
+    final = _refitted(best, store, plan, config) if config.refit else best
     last = "test" if len(held["test"]) else "val"
     if len(held[last]):
         metrics[last], logits = evaluate(final.head, held[last], task, config.device)
@@ -236,13 +254,13 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
     return TrainReport(config.out, record)
 
 
-def _refitted(
-    best: Trained, store: FeatureStore, sources: Mapping[str, CachedSource], config: TrainHeadConfig
-) -> Trained:
+def _refitted(best: Trained, store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trained:
     """Return the chosen cell, trained on train and val for as many epochs as were best."""
-    rows = np.union1d(sources["train"].rows, sources["val"].rows)
-    both = CachedSource(store, best.cell.arrays, rows, views=sources["train"].views)
-    (again,) = train_cells([best.cell], both, None, replace(config, epochs=best.member.best_epoch))
+    train = plan.sources["train"]
+    rows = np.union1d(train.rows, plan.sources["val"].rows)
+    both = CachedSource(store, best.cell.arrays, rows, views=train.views)
+    again_config = replace(config, epochs=best.member.best_epoch)
+    (again,) = train_cells([best.cell], both, None, again_config, published=plan.published)
     return selected([again])[0]
 
 

@@ -17,7 +17,7 @@ from featurecache.features import FeatureBatch
 from featurecache.metrics import primary
 from featurecache.peft import save_adapted
 from featurecache.reports import Table
-from featurecache.runs import discard, is_done, read_run, write_history, write_record
+from featurecache.runs import discard, is_done, read_run, recorded_place, write_history, write_record
 from featurecache.sources import FeatureSource
 from featurecache.sources.live import FORWARD, LiveSource
 from featurecache.sources.statistics import statistics_of
@@ -90,7 +90,8 @@ def _wanted(plan: Plan, config: TrainOnlineConfig) -> dict[str, Any]:
     asked = {name: value for name, value in asked.items() if name not in UNUSED or value != UNUSED[name]}
     published = {"load_published": list(map(str, config.load_published))} if config.load_published else {}
     return {
-        **asked, **published, "init_from": str(config.init_from) if config.init_from else None, "lr": plan.rates[0],
+        **asked, **published, "init_from": str(config.init_from) if config.init_from else None,
+        "data": recorded_place(config.out, "data", config.data, plan.dataset.spec), "lr": plan.rates[0],
         "backbone_lr": plan.rates[1] or None, "precision": plan.backbone.identity.get("precision"),
         "device": plan.backbone.device.type, "arrays": list(plan.spec.shapes), "combine": plan.spec.combine,
         "features": {"backbone": dict(plan.header.backbone), "data": dict(plan.header.dataset)},
@@ -150,6 +151,8 @@ def _started(
     statistics = statistics_of(map(_on_cpu, batches)) if standardises else {}
     spec = replace(plan.spec, statistics=statistics)
     head = build_head(config.head, spec, config.head_option)
+    if plan.published is not None:
+        plan.published.set(config.head, head)
     return head, spec, head.solve(batches) if isinstance(head, ClosedForm) else {}
 
 

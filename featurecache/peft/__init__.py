@@ -152,6 +152,24 @@ def load_published(adapted: Adapted, family: str, file: Path) -> None:
     set_published(adapted, family, read_state(file))
 
 
+def published_families() -> list[str]:
+    """Return the names of the families of names of papers' code."""
+    from featurecache.peft._published import families
+
+    return families()
+
+
+def read_published(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint of a paper's code.
+
+    Raises:
+        WeightsError: the file is no checkpoint.
+    """
+    from featurecache.peft._published import read_state
+
+    return read_state(file)
+
+
 def published_state(adapted: Adapted, family: str) -> dict[str, Tensor]:
     """Return all that training changes, in the names of a paper's code."""
     from featurecache.peft._published import published

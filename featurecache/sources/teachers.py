@@ -138,6 +138,12 @@ def places(store: FeatureStore, dataset: ImageDataset) -> Rows:
             f"{store.path} lacks {lacking} of the {len(dataset)} samples of {dataset.spec}, the first is {str(first)!r}: it is "
             f"of {what}. Extract the teacher from this data, or add what is missing."
         )
+    if len(ids) > len(dataset):
+        raise StoreMismatchError(
+            f"{store.path} is of another data set: it holds {len(ids)} samples, and {dataset.spec} has {len(dataset)} of them, "
+            "so whether these are the same cannot be told. Extract the teacher from this data, or train on the data that the "
+            "store is of, with fewer rows (--train-frac)."
+        )
     if not _same(store, dataset, [ours[name] for name in ids if name in ours], len(ids)):
         raise StoreMismatchError(
             f"{store.path} is of another data set: it has every sample id of {dataset.spec}, but fingerprint "

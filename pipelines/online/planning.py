@@ -20,8 +20,9 @@ from featurecache.decoders import check_decoder
 from featurecache.devices import default_precision
 from featurecache.errors import BackboneError, UnreadableSampleError
 from featurecache.features import Header
-from featurecache.peft import PEFT, Adapted, adapt, load_published
+from featurecache.peft import PEFT, Adapted, adapt, load_published, published_families
 from featurecache.prompting import templates_asked
+from featurecache.registry import plain
 from featurecache.requests import header_of, request_of, requested
 from featurecache.sources.cached import is_labelled
 from featurecache.sources.images import check_feed
@@ -29,6 +30,7 @@ from featurecache.sources.live import FORWARD, HeldImages, LearningSource, LiveI
 from featurecache.views import Views
 from heads import HEADS, HeadSpec
 from heads._checkpoint import refusals
+from heads._published import Published
 from pipelines._arrays import select_arrays
 from pipelines._rows import share_of, teachable
 from pipelines.online.settings import TrainOnlineConfig
@@ -51,6 +53,8 @@ class Plan:
     spec: HeadSpec
     """Still without statistics, which cost a pass over the images."""
     start: Start | None
+    published: Published | None = None
+    """Where the head begins; values of a method are in the backbone already."""
     rates: tuple[float, float]
     """Of the head, and of the method."""
     rows: Mapping[str, npt.NDArray[np.int64]] | None = None
@@ -78,8 +82,7 @@ def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> P
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         adapted = start.adapted_in(backbone) if start else adapt(config.peft, backbone.module, config.peft_option)
-    if config.load_published and start is None:
-        load_published(adapted, *config.load_published)
+    published = _published(config, adapted)
     backbone = replace(backbone, dim=backbone.dim + adapted.wider)
     header = _header(config, dataset, backbone, head.CONSUMES)
     layers = config.layers or (EMBEDDING if adapted.wider and head.CONSUMES == "last" else None)
@@ -97,8 +100,8 @@ def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> P
         *teachable(seen, dataset.task, config.data),
         (classes or config.class_weights == "none", f"class_weights {config.class_weights} needs {need}"),
         (classes or not config.label_smoothing, f"label_smoothing needs {need}"),
-        *((False, problem) for problem in refusals(config.head, spec, config.head_option)),
-        *((False, problem) for problem in _needless(config, adapted)),
+        *((False, problem) for problem in refusals(config.head, spec, config.head_option, published)),
+        *((False, problem) for problem in _needless(config, adapted, published)),
         (
             not adapted.wider or list(arrays) == [EMBEDDING],
             f"--peft {config.peft} speaks through the embedding alone, and --head {config.head} would read "
@@ -110,7 +113,22 @@ def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> P
         start.check_spec(spec)
     learns = config.backbone_lr or method.LEARNING_RATE
     rates = (config.lr or head.LEARNING_RATE or learns, learns)
-    return Plan(dataset=dataset, backbone=backbone, adapted=adapted, header=header, spec=spec, start=start, rates=rates)
+    return Plan(
+        dataset=dataset, backbone=backbone, adapted=adapted, header=header, spec=spec, start=start, published=published,
+        rates=rates,
+    )  # fmt: skip
+
+
+def _published(config: TrainOnlineConfig, adapted: Adapted) -> Published | None:
+    """Set a method to published values, or return those that the head begins at."""
+    if config.load_published is None:
+        return None
+    family, file = config.load_published
+    if plain(family) not in published_families():
+        return Published.read(family, file)
+    if adapted.trainable:
+        load_published(adapted, family, file)
+    return None
 
 
 def backbone_options(config: TrainOnlineConfig) -> BackboneOptions:
@@ -124,7 +142,7 @@ def backbone_options(config: TrainOnlineConfig) -> BackboneOptions:
     )  # fmt: skip
 
 
-def _needless(config: TrainOnlineConfig, adapted: Adapted) -> Iterator[str]:
+def _needless(config: TrainOnlineConfig, adapted: Adapted, published: Published | None) -> Iterator[str]:
     """Yield what says nothing where nothing of the backbone is trained."""
     if adapted.trainable:
         return
@@ -132,7 +150,7 @@ def _needless(config: TrainOnlineConfig, adapted: Adapted) -> Iterator[str]:
         yield f"--drop-path drops branches of a backbone that learns, and --peft {config.peft} trains none of it"
     if config.backbone_lr is not None:
         yield f"--backbone-lr is the rate of what learns in a backbone, and --peft {config.peft} trains none of it"
-    if config.load_published:
+    if config.load_published and published is None:
         yield f"--load-published brings what a method learned, and --peft {config.peft} trains nothing of the backbone"
 
 

@@ -107,7 +107,7 @@ class TrainOnlineConfig(Learning, OnImages):
     init_from: Path | None = None
     """Finished run to start from, of train-head or train-online: its head, and what it trained in its backbone."""
     load_published: tuple[str, Path] | None = None
-    """FAMILY FILE: a checkpoint of the code of a paper (peft, ila, dtl) whose values the method starts from."""
+    """FAMILY FILE: a checkpoint of the code of a paper whose values the method (peft, ila, dtl) or the head (lfa) starts from."""
     recipe: str | None = None
     """FILE/ROW: settings of a paper, where nothing else is said; its lists are a sweep. `featurecache list recipes` names them."""
     sweep: Mapping[str, Any] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class TrainOnlineConfig(Learning, OnImages):
             *super().conditions(),
             (
                 not (self.load_published and self.init_from),
-                "load_published and init_from both say where the method starts: give one of them",
+                "load_published and init_from both say where it starts: give one of them",
             ),
             (self.rows is None or self.rows > 0, f"rows must be positive, got {self.rows}"),
             (rate is None or 0 < rate < math.inf, f"backbone_lr must be positive and finite, got {rate}"),

@@ -20,7 +20,7 @@ from featurecache.devices import resolve_device
 from featurecache.errors import ConfigError, RunError, WeightsError
 from featurecache.features import ArraySpec, Task, differences
 from featurecache.mending import OF_THE_IMAGES
-from featurecache.progress import Stopwatch
+from featurecache.progress import Bar, Stopwatch
 from featurecache.requests import request_of
 from featurecache.runs import read_run
 from featurecache.sources.images import decoded, grid
@@ -73,24 +73,36 @@ class Predictor:
         head, _ = load_head(Path(run))
         return cls(rebuilt(run, record, weights=weights, device=device), head.to(resolve_device(device)), record)
 
-    def logits(self, dataset: ImageDataset, *, batch_size: int, on_error: OnError) -> tuple[Tensor, dict[int, str]]:
+    def logits(
+        self, dataset: ImageDataset, *, batch_size: int, on_error: OnError, quiet: bool = True
+    ) -> tuple[Tensor, dict[int, str]]:
         """Return ((N, C) logits on the CPU, row -> why it has none); features pass through the store's dtype."""
         logits: list[Tensor] = []
         problems: dict[int, str] = {}
-        for rows, arrays, skipped in self._taken(dataset, self.arrays, batch_size=batch_size, on_error=on_error):
-            with torch.inference_mode():
-                found = self.head({k: v.to(self.backbone.device) for k, v in arrays.items()})
-            logits.append(found.float().cpu())
-            problems |= {rows[place]: why for place, why in skipped.items()}
+        watch = Stopwatch()
+        taken = self._taken(dataset, self.arrays, batch_size=batch_size, on_error=on_error, watch=watch)
+        with Bar("predicting", len(dataset), 0, quiet) as bar:
+            for rows, arrays, skipped in taken:
+                with torch.inference_mode():
+                    found = self.head({k: v.to(self.backbone.device) for k, v in arrays.items()})
+                logits.append(found.float().cpu())
+                problems |= {rows[place]: why for place, why in skipped.items()}
+                bar.advance(len(rows), watch)
         return torch.cat(logits), problems
 
     def _taken(
-        self, dataset: ImageDataset, arrays: Sequence[ArraySpec], *, batch_size: int, on_error: OnError
+        self,
+        dataset: ImageDataset,
+        arrays: Sequence[ArraySpec],
+        *,
+        batch_size: int,
+        on_error: OnError,
+        watch: Stopwatch | None = None,
     ) -> Iterator[tuple[range, dict[str, Tensor], dict[int, str]]]:
         """Yield (rows, array name -> (B, ...) float32 on the CPU, as the store's dtype keeps it, place -> why skipped)."""
         batches, request = list(grid(range(len(dataset)), batch_size)), self._request(arrays)
         for rows, images, skipped in decoded(
-            self.backbone, dataset, batches, Stopwatch(), on_error=on_error, decoder=self.decoder
+            self.backbone, dataset, batches, watch or Stopwatch(), on_error=on_error, decoder=self.decoder
         ):
             outputs = [self.backbone.forward(images[0].to(self.backbone.device), request)]
             kept = stored_form(outputs, arrays, [dataset.table.sample_id[row] for row in rows], skipped)
@@ -100,7 +112,13 @@ class Predictor:
         return request_of(self.tokens, arrays)
 
     def predict(
-        self, images: Pictures, topk: int = 5, *, batch_size: int = 64, on_error: OnError = "stop"
+        self,
+        images: Pictures,
+        topk: int = 5,
+        *,
+        batch_size: int = 64,
+        on_error: OnError = "stop",
+        quiet: bool = True,
     ) -> list[Prediction]:
         """Return one prediction an image: PIL images, files, folders and archives, in any mixture.
 
@@ -109,7 +127,7 @@ class Predictor:
             UnreadableSampleError: an image cannot be decoded, with `on_error="stop"`.
         """
         dataset = gathered(images)
-        logits, problems = self.logits(dataset, batch_size=batch_size, on_error=on_error)
+        logits, problems = self.logits(dataset, batch_size=batch_size, on_error=on_error, quiet=quiet)
         values = probabilities(logits, self.task)
         decided = answers(values, self.task)
         names = dataset.table.sample_id

@@ -12,7 +12,7 @@ import torch
 
 from featurecache.checks import check
 from featurecache.datasets import ImageDataset, open_dataset
-from featurecache.errors import ConfigError, UnknownNameError
+from featurecache.errors import ConfigError, UnknownNameError, WeightsError
 from featurecache.registry import nearest
 from featurecache.sources.live import HeldImages
 from featurecache.sources.teachers import Teacher, vector_of
@@ -97,9 +97,18 @@ def planned(config: TrainStudentConfig, opened: Opened) -> StudentPlan:
     if config.steps is not None:
         epochs = whole_epochs(config.steps, len(rows["train"]), config.batch_size)
     settings = config.online(epochs=epochs, augment=views.augment if views else config.augment)
-    online = planned_online(settings, dataset)
+    online = _planned_online(settings, dataset)
     online = replace(online, rows=rows, views=views, held=opened.held(online, config))
     return StudentPlan(config=config, online=online, settings=settings, teachers=teachers, rows=rows)
+
+
+def _planned_online(settings: TrainOnlineConfig, dataset: ImageDataset) -> Plan:
+    """Plan the online training that a student is; where its weights are refused, say what they are called here."""
+    try:
+        return planned_online(settings, dataset)
+    except WeightsError as refused:
+        said = str(refused).replace("--weights random:SEED", "--from-scratch")
+        raise WeightsError(said.replace("--weights ", "--student-weights ")) from refused
 
 
 def check_config(config: TrainStudentConfig, opened: Opened) -> None:

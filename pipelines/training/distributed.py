@@ -73,7 +73,7 @@ class Ranks:
 
     def _together(self, tensors: list[Tensor]) -> None:
         """Sum in one message for each dtype."""
-        for dtype in {tensor.dtype for tensor in tensors}:
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # in the same order in all processes
             alike = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in alike])
             torch.distributed.all_reduce(flat)

@@ -13,6 +13,7 @@ from featurecache.features import Task
 from featurecache.sources.cached import CachedSource
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, refusals
+from heads._published import Published
 from pipelines.training.cells import Cell
 from pipelines.training.settings import Training
 
@@ -62,11 +63,13 @@ def standardises(cell: Cell, training: Training) -> bool:
     return training.standardise is not False and getattr(HEADS.load(cell.head), "STANDARDISED", True)
 
 
-def problems_of(cells: Sequence[Cell], problem: Problem, training: Training) -> list[str]:
+def problems_of(
+    cells: Sequence[Cell], problem: Problem, training: Training, published: Published | None = None
+) -> list[str]:
     """Return every reason why the cells cannot be trained on such a source, each once."""
     found: list[str] = []
     for cell in cells:
-        found += refusals(cell.head, problem.spec(cell, {}), cell.options)
+        found += refusals(cell.head, problem.spec(cell, {}), cell.options, published)
         if training.standardise and not getattr(HEADS.load(cell.head), "STANDARDISED", True):
             found.append(f"the head {cell.head} reads features as they are: --standardise does not apply")
     classes = problem.task == "classification"

@@ -15,6 +15,7 @@ from featurecache.sources.cached import CachedSource
 from featurecache.sources.staged import staged
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
+from heads._published import Published
 from pipelines._rows import class_weights
 from pipelines.objectives.cross_entropy import CrossEntropy
 from pipelines.objectives.cross_entropy import build as cross_entropy
@@ -63,9 +64,11 @@ def train_cells(
     training: Training,
     *,
     checkpoint: Path | None = None,
+    published: Published | None = None,
 ) -> list[Trained]:
     """Train every cell from one read of the training rows, each keeping its best values on validation.
 
+    Heads begin at `published` values where there are some.
     A cell ends as it would alone. torch's own generator is left as it was. With `checkpoint`, a stopped training goes on.
     """
     problem = Problem.of(train)
@@ -74,7 +77,7 @@ def train_cells(
     order: Order = training.order if training.order != "auto" else "shuffled" if train.fits_memory() else "blocks"
     recipe = training.recipe(len(train), order)
     with torch.random.fork_rng():
-        members = [_started(cell, spec) for cell, spec in zip(cells, specs, strict=True)]
+        members = [_started(cell, spec, published) for cell, spec in zip(cells, specs, strict=True)]
         solved = _solve(cells, [member.head for member in members], train)
         feeds: Mapping[str, FeatureSource | None] = {"train": train, "val": validation}
         if recipe.epochs and any(p.requires_grad for member in members for p in member.head.parameters()):
@@ -86,9 +89,11 @@ def train_cells(
     return [Trained(*parts) for parts in zip(cells, specs, members, solved, strict=True)]
 
 
-def _started(cell: Cell, spec: HeadSpec) -> Member:
+def _started(cell: Cell, spec: HeadSpec, published: Published | None) -> Member:
     torch.manual_seed(cell.seed)
     head = build_head(cell.head, spec, cell.options)
+    if published is not None:
+        published.set(cell.head, head)
     return Member(head, cell.lr, cell.weight_decay, cell.kind, torch.get_rng_state())
 
 

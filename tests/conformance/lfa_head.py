@@ -14,23 +14,13 @@ from featurecache.features import FeatureBatch
 from featurecache.stores import FeatureStore
 from heads import HEADS, HeadSpec
 from heads._checkpoint import build_head, save_head
+from heads._published import Published
+from heads._published_lfa import theirs
 from pipelines.objectives.cross_entropy import build as cross_entropy
 from tests.conformance.lfa_store import Arrays, in_the_store
 
 IMAGES = "images"
 """An array of the files that begin at images; the others begin at features."""
-FEW_SHOT = {
-    "Wq_img": "image.query", "Wk_img": "image.key", "Wv_img": "image.value",
-    "Wq_txt_self": "text_self.query", "Wk_txt_self": "text_self.key", "Wv_txt_self": "text_self.value",
-    "Wk_txt_cross": "text_cross.key", "Wv_txt_cross": "text_cross.value",
-}  # fmt: skip
-"""Weight of a file of the few-shot repository, (out, in) -> map of the head."""
-DG = {
-    "visual_self_Q": "image.query", "visual_self_K": "image.key", "visual_self_V": "image.value",
-    "textual_self_Q": "text_self.query", "textual_self_K": "text_self.key", "textual_self_V": "text_self.value",
-    "textual_cross_K": "text_cross.key", "textual_cross_V": "text_cross.value",
-}  # fmt: skip
-"""The same of the domain-generalisation repository: `origin` is (in, out), `down` and `up` are (out, in)."""
 
 
 @dataclass(frozen=True)
@@ -78,43 +68,20 @@ def from_store(arrays: Arrays, store: FeatureStore) -> Case:
     return case_of(in_the_store(store)["image_layer_features"], constants, arrays["labels"])
 
 
-def weights_of(arrays: Arrays, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Return value of the head -> array of the file: a weight, or with the prefix `grad_` its gradient."""
-    found = {f"{ours}.weight": arrays[f"{prefix}{theirs}"] for theirs, ours in FEW_SHOT.items() if theirs in arrays}
-    for theirs, ours in DG.items() if not found else ():
-        for kind, name in (("origin", "weight"), ("down", "down.weight"), ("up", "up.weight")):
-            key = f"{prefix}{theirs}_{kind}"
-            if key in arrays:
-                found[f"{ours}.{name}"] = arrays[key].T if kind == "origin" else arrays[key]
-    return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in found.items()}
-
-
-def name_of(value: str, arrays: Arrays) -> str:
-    """Return what a file calls a value of the head."""
-    place, _, kind = value.removesuffix(".weight").partition(".")
-    part, _, kind = kind.partition(".")
-    if "Wq_img" in arrays:
-        return {ours: theirs for theirs, ours in FEW_SHOT.items()}[f"{place}.{part}"]
-    return f"{ {ours: theirs for theirs, ours in DG.items()}[f'{place}.{part}'] }_{kind or 'origin'}"
-
-
 def head_of(arrays: Arrays, case: Case, **options: Any) -> Any:
-    """Return the published head with the weights of a file, in eval mode."""
+    """Return the published head with the weights of a file, through the door for them, in eval mode."""
     ranks = [values.shape[0] for name, values in arrays.items() if name.endswith("_Q_down")]
     given = {"beta": float(arrays["beta"]), "start": "dg" if "Wq_img" not in arrays else "few-shot"}
     if ranks:
         given["rank"] = ranks[0]
     torch.manual_seed(0)
     head = build_head("lfa_clip", case.spec, {**given, **options})
-    values = weights_of(arrays)
-    if IMAGES in arrays:  # values that begin where the store says are not given: they are compared
-        values = {name: weight for name, weight in values.items() if not name.endswith("value.weight")}
-    lacking, strange = head.load_state_dict(values, strict=False)
-    assert not strange
-    assert {name for name in lacking if not name.startswith("adapter.")} <= {
-        name for name, _ in head.named_parameters() if name.endswith("value.weight") and IMAGES in arrays
-    }
+    Published("lfa", tensors_of(arrays)).set("lfa_clip", head)
     return head.eval()
+
+
+def tensors_of(arrays: Arrays) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(values.copy()) for name, values in arrays.items() if values.dtype.kind == "f"}
 
 
 class Masked(nn.Module):
@@ -131,11 +98,11 @@ class Masked(nn.Module):
 
 def found_by(arrays: Arrays, case: Case, folder: Path) -> Arrays:
     """Return everything that a file expects of the head, by its names."""
-    head = head_of(arrays, case)
+    head, few_shot = head_of(arrays, case), "Wq_img" in arrays
     logits = head(case.layers)
     loss = cross_entropy("classification")({"logits": logits}, case.batch).total
     loss.backward()
-    seen, few_shot = head.attended(case.layers), "Wq_img" in arrays
+    seen = head.attended(case.layers)
     found = {
         "logits": logits, "loss": loss, "q_image": seen.query, "z_image": seen.image,
         "z_text_cross": seen.cross.transpose(0, 1) if few_shot else seen.cross.mean(2),
@@ -147,13 +114,15 @@ def found_by(arrays: Arrays, case: Case, folder: Path) -> Arrays:
             "attn_text_self": seen.own_weights,
         }  # fmt: skip
     if IMAGES in arrays:
-        found |= {name_of(key, arrays): value for key, value in head.named_parameters() if "value" in key}
+        torch.manual_seed(0)
+        start = build_head("lfa_clip", case.spec, {})
+        found |= {theirs(key, few_shot): value for key, value in start.named_parameters() if "value" in key}
         found["logit_scale_log"] = head.scale.log()
     else:
         for key, value in head.named_parameters():
             if value.requires_grad:
                 gradient = value.grad if few_shot or key.split(".", 2)[2] != "weight" else value.grad.T
-                found[f"grad_{name_of(key, arrays)}"] = gradient
+                found[f"grad_{theirs(key, few_shot)}"] = gradient
     if "logits_cross" in arrays:
         found |= {
             "logits_cross": head_of(arrays, case, beta=1.0)(case.layers),

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conformance.lfa_head import DG, FEW_SHOT, IMAGES, found_by, from_features, from_store
+from heads._published_lfa import HERE
+from tests.conformance.lfa_head import IMAGES, found_by, from_features, from_store
 from tests.conformance.lfa_store import WEIGHTS, Arrays, in_the_store, read, store_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -35,9 +36,9 @@ CLAIMED = [path for path in FILES if path.stem not in ELSEWHERE]
 
 def expected_in(arrays: Arrays) -> set[str]:
     """Return the arrays of a file that are neither images, features, weights, nor options."""
-    given = set(FEW_SHOT) | {f"{name}_{kind}" for name in DG for kind in ("origin", "down", "up")}
-    if IMAGES in arrays:
-        given = {name for name in FEW_SHOT if not name.startswith("Wv")}
+    given = set(HERE)
+    if IMAGES in arrays:  # values begin where the store says: they are compared
+        given = {name for name in HERE if not name.startswith("Wv")}
     inputs = INPUTS - ({"logit_scale_log"} if IMAGES in arrays else set())
     return {name for name in arrays if not name.startswith(WEIGHTS)} - inputs - given
 

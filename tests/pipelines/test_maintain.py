@@ -157,6 +157,8 @@ def test_float32_is_kept_in_fewer_bits_with_the_values_of_a_cast(dtype, suffix, 
         np.testing.assert_array_equal(narrow.to_numpy(spec.name).astype(np.float32), expected)
     assert not report.was_there
     assert convert(ConvertConfig(store=source, out=tmp_path / f"y{suffix}", dtype=dtype)).was_there
+    told = [line["converted"] for line in provenance(narrow.notes) if "converted" in line]
+    assert told == [{"from": str(source), "dtype": dtype}]
 
 
 def test_only_float32_is_narrowed_and_another_store_is_not_taken_for_it(tmp_path):
