@@ -42,7 +42,8 @@ def _like(module: nn.Module, made: dict[int, Any]) -> nn.Module:
     `made` holds, by id, what has been copied.
     """
     if id(module) in made or isinstance(module, torch.jit.ScriptModule):
-        return made.get(id(module), module)
+        known: nn.Module = made.get(id(module), module)
+        return known
     new = made[id(module)] = type(module).__new__(type(module))
     new.__dict__.update({key: own.copy() if isinstance(own, dict) else own for key, own in vars(module).items()})
     for key, parameter in module._parameters.items():
