@@ -128,8 +128,9 @@ def check_held(place: Path, expected: np.ndarray) -> None:
 
 
 def lasting(place: Path) -> dict[str, bytes]:
-    """Return what is in a folder; of a lock only that it is there, for it names its process."""
-    return {name: b"" if name.endswith("writer.lock") else content for name, content in files(place).items()}
+    """Return what is in a folder; of a lock only that it is there, for it names its process, and of what tells the time."""
+    told = ("writer.lock", "provenance.jsonl")
+    return {name: b"" if name.endswith(told) else content for name, content in files(place).items()}
 
 
 ACTS = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurecache.stores import Shard, create_store, finish_share, open_store
+from featurecache.stores import FeatureStore, Shard, create_store, finish_share, open_store
 from tests.extraction_samples import lasting, pictures
 from tests.faults import dying
 from tests.faults.conftest import COUNTED
@@ -109,7 +109,18 @@ def test_more_shares_than_chunks_leave_some_empty_and_say_so(forks, folder, whol
 
 
 def test_a_reader_beside_writers_sees_only_committed_rows(forks, folder, whole, tmp_path):
-    out, reference, seen = tmp_path / "x.zarr", open_store(whole), [0]
+    counts: set[int] = set()
+    for attempt in range(3):  # on a busy machine the reader may come when all is done
+        counts |= counts_seen(forks, folder, tmp_path / f"{attempt}.zarr", open_store(whole))
+        if len(counts) > 3:
+            break
+
+    assert len(counts) > 3
+
+
+def counts_seen(forks: Forks, folder: Path, out: Path, reference: FeatureStore) -> set[int]:
+    """Return how many rows were there at the looks that a reader took while four writers were at work; each is held."""
+    seen = [0]
     processes = started(forks, folder, out, 4)
 
     def looked() -> bool:
@@ -127,7 +138,7 @@ def test_a_reader_beside_writers_sees_only_committed_rows(forks, folder, whole, 
     for process in processes:
         until(looked, process)
     assert [forks.wait(process) for process in processes] == [0] * 4
-    assert len({count for count in seen if 0 < count < ROWS}) > 3
+    return {count for count in seen if 0 < count < ROWS}
 
 
 def test_kills_of_writers_at_random_moments_lose_nothing_that_was_committed(forks, folder, whole, tmp_path):
