@@ -88,7 +88,8 @@ class Passes:
         counts, self.rows = torch.zeros(self.spec.num_classes, dtype=torch.int64), 0
         for batch in self.batches:
             x, y = self.inputs.joined(batch.arrays), batch.targets
-            kept.append((x[-self.rows % self.stride :: self.stride], y[-self.rows % self.stride :: self.stride]))
+            some = slice(-self.rows % self.stride, None, self.stride)
+            kept.append((x, y) if self.stride == 1 else (x[some].clone(), y[some].clone()))
             self.rows += len(x)
             total += x.sum(0, dtype=torch.float64)
             counts += torch.bincount(y, minlength=len(counts)) if y.ndim == 1 else y.ne(0).sum(0)
@@ -135,7 +136,6 @@ class Curvature:
                 logits = (x @ flat).reshape(len(x), *points.shape[:2])
                 said = logits.softmax(-1) if self.softmax else logits.sigmoid() * (-logits).sigmoid()
                 self.parts.append((x, y, F.threshold(said, LEAST, 0.0)))
-
         self._let_go()
 
     def _let_go(self) -> None:
@@ -145,7 +145,7 @@ class Curvature:
         shares = torch.cat([(part / totals).amax(1) for part in heavy])
         ranked = shares.sort()
         gone = int((ranked.values.cumsum(0) < TAIL).sum())
-        if gone < MANY * len(shares):
+        if gone < MANY * len(shares) or gone == len(shares):  # or none weighs anything any more
             return
         least = ranked.values[gone]
         stays = torch.split(shares >= least, [len(x) for x, _, _ in self.parts])
