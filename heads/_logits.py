@@ -17,7 +17,7 @@ from heads._inputs import Inputs
 
 KEPT_BYTES = 1 << 30
 """Standardised features up to this size stay in memory; of more, each walk reads the batches again."""
-BLOCK = 1024
+BLOCK = 4096
 """Rows whose logits are held at a time."""
 LEAST = 1e-15
 """Chances below it are none: processors are slow at numbers next to zero."""
@@ -72,6 +72,21 @@ class Columns:
         return targets[:, self.places] if targets.ndim == 2 else (targets[:, None] == self.places).to(torch.uint8)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Said:
+    """What the rows say at some points."""
+
+    points: Tensor
+    """(A, K, D + 1)."""
+    parts: list[Tensor]
+    """(B, A, K) of each block of rows; none where not all rows are kept."""
+
+    def places(self, points: Tensor) -> list[int] | None:
+        """Return where each of the points is among these; None where one is not."""
+        found = [next((n for n, known in enumerate(self.points) if torch.equal(known, point)), -1) for point in points]
+        return None if not self.parts or -1 in found else found
+
+
 class Passes:
     """Walks over features, centred and with a column of ones behind them, and labels; W and b are one (K, D + 1) then."""
 
@@ -81,6 +96,7 @@ class Passes:
         """Every so many rows are kept in memory: of features beyond `KEPT_BYTES` enough to know the Hessian by."""
         self.mean, kept = self._first()
         self.kept = [self._columns(x, y) for x, y in kept]
+        self.last = Said(torch.empty(0), [])
 
     def _first(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Count, sum, and keep what fits; return the (D,) mean and what is kept."""
@@ -113,13 +129,38 @@ class Passes:
 
         Products and logits are float32, sums over the rows float64.
         """
-        flat = points.flatten(0, 1).float().T
+        flat, said = points.flatten(0, 1).float().T.contiguous(), []
         losses, slopes = torch.zeros(len(points), dtype=torch.float64), torch.zeros_like(points).flatten(0, 1)
         for x, y in self.blocks():
             logits = (x @ flat).reshape(len(x), *points.shape[:2])
             losses += _softmax(logits, y) if self.columns.softmax else _sigmoid(logits, y)
             slopes += logits.flatten(1).T @ x
+            if self.stride == 1:
+                said.append(self._bent(logits, y))
+        self.last = Said(points.clone(), said)
         return losses, slopes.reshape(points.shape)
+
+    def _bent(self, slopes: Tensor, labels: Tensor) -> Tensor:
+        """Return what `Curvature` knows a row by, (B, A, K), made of the slopes of its logits in place."""
+        if self.columns.softmax:
+            return slopes.scatter_add_(-1, _own(slopes, labels), slopes.new_ones(1).expand(*slopes.shape[:2], 1))
+        return slopes.abs_().mul_(1 - slopes)
+
+    def said(self, points: Tensor) -> list[Tensor]:
+        """(A, K, D + 1) -> (B, A, K) of the kept rows: chances, or of columns of their own p (1 - p).
+
+        Nearly always these are points of which the losses were told last; then nothing is computed.
+        """
+        places = self.last.places(points)
+        if places is not None:
+            return [part if places == list(range(part.shape[1])) else part[:, places] for part in self.last.parts]
+        flat, found = points.flatten(0, 1).float().T.contiguous(), []
+        for kept, _ in self.kept:
+            for x in torch.split(kept, BLOCK):
+                logits = (x @ flat).reshape(len(x), *points.shape[:2])
+                said = logits.softmax(-1) if self.columns.softmax else logits.sigmoid() * (-logits).sigmoid()
+                found.append(F.threshold(said, LEAST, 0.0))
+        return found
 
 
 class Curvature:
@@ -128,14 +169,13 @@ class Curvature:
     def __init__(self, passes: Passes, points: Tensor) -> None:
         """Remember what every row says at (A, K, D + 1) points."""
         self.softmax, self.factor, self.width = passes.columns.softmax, passes.stride, points.shape[2]
-        flat = points.flatten(0, 1).float().T
-        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        """Rows, labels, and (B, A, K) chances, or of columns of their own p (1 - p)."""
-        for kept, labels in passes.kept:
-            for x, y in zip(torch.split(kept, BLOCK), torch.split(labels, BLOCK), strict=True):
-                logits = (x @ flat).reshape(len(x), *points.shape[:2])
-                said = logits.softmax(-1) if self.softmax else logits.sigmoid() * (-logits).sigmoid()
-                self.parts.append((x, y, F.threshold(said, LEAST, 0.0)))
+        blocks = [
+            pair
+            for x, y in passes.kept
+            for pair in zip(torch.split(x, BLOCK), torch.split(y, BLOCK), strict=True)
+        ]  # fmt: skip
+        self.parts = [(x, y, said) for (x, y), said in zip(blocks, passes.said(points), strict=True)]
+        """Rows, labels, and (B, A, K) what they say."""
         self._let_go()
 
     def _let_go(self) -> None:
@@ -157,13 +197,13 @@ class Curvature:
 
     def product(self, which: Tensor, directions: Tensor) -> Tensor:
         """(B,) places among the A, (B, K, D + 1) -> (B, K, D + 1) float64."""
-        flat, whole = directions.flatten(0, 1).float().T, len(which) == self.parts[0][2].shape[1]
+        flat, whole = directions.flatten(0, 1).float().T.contiguous(), len(which) == self.parts[0][2].shape[1]
         found = torch.zeros_like(directions).flatten(0, 1)
         for x, y, said in self.parts:
             chances = said if whole else said[:, which]
             turned = (x @ flat).reshape(len(x), *directions.shape[:2])
             if self.softmax:  # against the own class, as in the loss
-                turned -= turned.gather(-1, y[:, None, None].expand(*turned.shape[:2], 1))
+                turned -= turned.gather(-1, _own(turned, y))
                 turned -= (chances * turned).sum(-1, keepdim=True)
             found += turned.mul_(chances).flatten(1).T @ x
         return self.factor * found.reshape(directions.shape)
@@ -192,12 +232,17 @@ def _every_second(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tens
     return found
 
 
+def _own(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (B, A, 1) places of the own class among (B, A, K)."""
+    return labels[:, None, None].expand(*logits.shape[:2], 1)
+
+
 def _softmax(logits: Tensor, labels: Tensor) -> Tensor:
     """Return (A,) losses of (B, A, K) logits, which become their slopes in place.
 
     All is said of the other classes against the own one: next to a chance of 1 the loss would drown in its rounding.
     """
-    at = labels[:, None, None].expand(*logits.shape[:2], 1)
+    at = _own(logits, labels)
     logits -= logits.gather(-1, at)
     logits.scatter_(-1, at, -torch.inf)
     highest = logits.amax(-1, keepdim=True)

@@ -84,16 +84,18 @@ def descend(
     """
     points, every = starts.clone(), torch.arange(len(starts))
     values, slopes = known or problems.evaluate(every, points)
-    left, rounds, products = torch.full_like(values, torch.inf), torch.zeros_like(every), torch.ones_like(every)
-    live = every
+    rounds, products = torch.zeros_like(every), torch.ones_like(every)
+    level = ~slopes.any(1)
+    left = torch.where(level, 0.0, torch.full_like(values, torch.inf))
+    live = every[~level]
     for _ in range(most):
+        if not len(live):
+            break
         way = _ways(problems, live, points[live], slopes[live], tolerance * values[live].abs())
         rounds[live] = way.rounds
         products[live] += way.rounds
         sizes = _step(problems, live, way.ways, points, values, slopes, products, noise, left, way)
         live = live[(left[live] > tolerance * values[live].abs()) & (sizes > 0)]
-        if not len(live):
-            break
     return Descended(points, values, left, rounds, products)
 
 

@@ -85,12 +85,18 @@ def solve_together(heads: Sequence[Logistic], batches: Iterable[FeatureBatch]) -
 class _Solved:
     """The optimum of one C."""
 
+    strength: float
     point: Tensor
     """(K, D + 1) weights and intercepts for centred features, float64."""
     objective: float
     left: float
     """Estimated distance from the optimum, relative."""
     products: int
+
+    def under(self, strength: float) -> float:
+        """Return the objective of another C at this point."""
+        penalty = float(self.point[:, :-1].square().sum()) / 2
+        return (self.objective - penalty) * strength / self.strength + penalty
 
 
 @torch.no_grad()
@@ -108,8 +114,8 @@ class _Path:
 
     def __init__(self, passes: Passes, tolerance: float) -> None:
         self.passes, self.tolerance, self.shape = passes, tolerance, (passes.columns.count, passes.width + 1)
-        self.known: dict[float, Tensor] = {}
-        """C -> (K, D + 1) of the rungs."""
+        self.known: dict[float, _Solved] = {}
+        """C -> the optimum of the rungs."""
         start = Curvature(passes, torch.zeros(1, *self.shape, dtype=torch.float64))
         self.preconditioners = {0.0: preconditioner(start, 0)}
         """C -> what was made at its optimum."""
@@ -138,19 +144,18 @@ class _Path:
 
     def _climb(self, strength: float, tolerance: float) -> dict[float, _Solved]:
         """Solve the next rung, from the last one or from where the path points to, whichever is lower."""
-        last = self.known[max(self.known)] if self.known else torch.zeros(self.shape, dtype=torch.float64)
-        starts = torch.stack([last, self._pointed(strength)] if self.known else [last]).flatten(1)
-        values, slopes = _Penalised(self, [strength] * len(starts)).evaluate(torch.arange(len(starts)), starts)
-        best = slice(int(values.argmin()), int(values.argmin()) + 1)
-        descended = descend(
-            _Penalised(self, [strength]), starts[best], tolerance=tolerance, noise=NOISE, most=STEPS,
-            known=(values[best], slopes[best]),
-        )  # fmt: skip
-        self.known[strength] = descended.points[0].reshape(self.shape)
+        last = self.known[max(self.known)] if self.known else None
+        start = torch.zeros(self.shape, dtype=torch.float64) if last is None else self._pointed(strength)
+        problem = _Penalised(self, [strength])
+        known = problem.evaluate(torch.arange(1), start.flatten()[None])
+        if last is not None and not known[0] <= last.under(strength):
+            start, known = last.point, None
+        descended = descend(problem, start.flatten()[None], tolerance=tolerance, noise=NOISE, most=STEPS, known=known)
+        found = self._solved([strength], descended)
+        self.known |= found
         if int(descended.rounds[0]) > SLOW:
-            there = Curvature(self.passes, self.known[strength][None])
-            self.preconditioners[strength] = preconditioner(there, 0)
-        return self._solved([strength], descended)
+            self.preconditioners[strength] = preconditioner(Curvature(self.passes, found[strength].point[None]), 0)
+        return found
 
     def _between(self, strengths: Sequence[float]) -> dict[float, _Solved]:
         """Solve values of C between the rungs, all at once."""
@@ -164,14 +169,14 @@ class _Path:
         total = torch.zeros(self.shape, dtype=torch.float64)
         for rung in near:
             share = math.prod(math.log(strength / o) / math.log(rung / o) for o in near if o != rung)
-            total += share * self.known[rung]
+            total += share * self.known[rung].point
         return total
 
     def _solved(self, strengths: Sequence[float], descended: Descended) -> dict[float, _Solved]:
         left = descended.left / descended.values.abs().clamp_min(1e-300)
         return {
             strength: _Solved(
-                descended.points[number].reshape(self.shape), float(descended.values[number]), float(left[number]),
+                strength, descended.points[number].reshape(self.shape), float(descended.values[number]), float(left[number]),
                 int(descended.products[number]),
             )
             for number, strength in enumerate(strengths)

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from featurecache.errors import ConfigError
 from featurecache.features import FeatureBatch
 from heads import _logits, _newton, _preconditioner, logistic
+from heads._logits import Passes
 from heads.logistic import Logistic, build, solve_together
 from tests.heads.samples import LAYERS, ONE, batches, joined, spec_of
 
@@ -139,6 +140,22 @@ def test_what_does_not_stay_in_memory_is_walked_over_again(monkeypatch):
     walked = solved(parts, 0.1)
 
     torch.testing.assert_close(walked.map.weight, kept.map.weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_rows_say_the_same_where_the_losses_have_just_been_told(task):
+    parts = batches(widths=LAYERS, noise=3.0, task=task)
+    passes = Passes(build(spec_of(widths=LAYERS, task=task)).inputs, parts, spec_of(widths=LAYERS, task=task))
+    draw = torch.Generator().manual_seed(0)
+    points = torch.randn(3, passes.columns.count, passes.width + 1, generator=draw, dtype=torch.float64) / 9
+    afresh = passes.said(points[1:])
+
+    passes.losses(points)
+    passes.kept = []
+    told = passes.said(points[1:])
+
+    torch.testing.assert_close(told, afresh, rtol=1e-5, atol=2e-6)
+    assert passes.said(points + 1) == []
 
 
 def test_a_sweep_that_would_take_too_much_memory_is_solved_in_parts(monkeypatch):

@@ -112,3 +112,12 @@ def test_it_stops_where_values_are_no_numbers():
 
     assert torch.equal(found.points, start(problems))
     assert found.left.isinf().all()
+
+
+def test_where_nothing_falls_nothing_is_left_and_nothing_is_tried():
+    problems = Bowls()
+
+    found = descend(problems, problems.minima.clone(), tolerance=1e-9, noise=0.0)
+
+    assert problems.asked == [5]
+    assert torch.equal(found.points, problems.minima) and not found.left.any()
