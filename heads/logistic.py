@@ -128,7 +128,7 @@ class _Path:
         for strength in self._rungs(asked):
             found |= self._climb(strength, self.tolerance if strength in asked else ROUGH)
         rest = [strength for strength in asked if strength not in found]
-        size = 4 * self.shape[0] * (self.passes.rows // self.passes.stride + 16 * self.shape[1])
+        size = 4 * self.shape[0] * (2 * self.passes.rows // self.passes.stride + 16 * self.shape[1])
         most = max(1, STATE_BYTES // size)
         for start in range(0, len(rest), most):
             found |= self._between(rest[start : start + most])
