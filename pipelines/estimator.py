@@ -24,11 +24,11 @@ from featurecache.checks import check
 from featurecache.errors import ConfigError
 from featurecache.places import Url
 from featurecache.sources.cached import CachedSource
+from featurecache.sources.in_memory import InMemory
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
 from pipelines._arrays import select_arrays
-from pipelines._in_memory import InMemory
 from pipelines._rows import labelled_rows, trainable
 from pipelines.objectives.cross_entropy import build as cross_entropy
 from pipelines.training.fitting import Recipe, fit

@@ -13,7 +13,8 @@ from torch import Tensor
 from featurecache.datasets import ImageDataset
 from featurecache.features import FeatureBatch
 from featurecache.sources import FeatureSource, Order, ParameterGroup, TrainedSource
-from featurecache.sources.cached import Ids, Walk, ordered
+from featurecache.sources.cached import Walk
+from featurecache.sources.in_memory import InMemory
 from featurecache.sources.teachers import Rows, Teacher
 
 PREFIX = "teacher/"
@@ -27,37 +28,6 @@ def teacher_array(number: int) -> str:
 def teachers_of(batch: FeatureBatch) -> list[Tensor]:
     """Return the rows of every teacher of a batch, (B, D) each, in their order."""
     return [batch.arrays[name] for name in sorted(batch.arrays) if name.startswith(PREFIX)]
-
-
-class TaughtRows:
-    """Rows of a data set with targets alone: what is left of a source where only its teachers are asked. See `FeatureSource`."""
-
-    constants: Mapping[str, Tensor]
-
-    def __init__(self, dataset: ImageDataset, rows: Rows) -> None:
-        """Take some rows; no image is read."""
-        self.constants = {}
-        self.rows = rows
-        self._targets, self._ids = (
-            torch.from_numpy(np.asarray(dataset.table.target)),
-            np.asarray(dataset.table.sample_id),
-        )
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batches(
-        self, batch_size: int, *, order: Order = "sequential", seed: int = 0, start: int = 0
-    ) -> Iterator[FeatureBatch]:
-        """Yield every row once."""
-        rows = ordered(self.rows, order, seed)
-        for first in range(start, len(rows), batch_size):
-            some = rows[first : first + batch_size]
-            yield FeatureBatch(some, Ids(self._ids, some), self._targets[torch.from_numpy(some)], {})
-
-    def walk(self, batch_size: int) -> Walk:
-        """Return batches that can be walked more than once."""
-        return Walk(self, batch_size)
 
 
 class JoinedSource:
@@ -121,3 +91,10 @@ class LearningJoinedSource(JoinedSource):
 def joined(source: FeatureSource, teachers: Sequence[Teacher]) -> JoinedSource:
     """Return a source with teachers, which learns where it does."""
     return (LearningJoinedSource if isinstance(source, TrainedSource) else JoinedSource)(source, teachers)
+
+
+def taught(dataset: ImageDataset, rows: Rows, teachers: Sequence[Teacher]) -> JoinedSource:
+    """Return what teachers say of some rows of a data set, with the targets; no image is read."""
+    table = dataset.table
+    alone = InMemory({}, torch.from_numpy(np.asarray(table.target)), rows, np.asarray(table.sample_id))
+    return JoinedSource(alone, teachers)

@@ -15,7 +15,7 @@ from torch import nn
 from featurecache.files import write_atomic
 from featurecache.seeding import seed_of
 from featurecache.sources import FeatureSource
-from featurecache.sources.joined import JoinedSource, TaughtRows, joined
+from featurecache.sources.joined import JoinedSource, joined, taught
 from featurecache.sources.live import LiveSource
 from featurecache.stores import digests
 from pipelines.objectives import Dimensions, Guidance, Material, Objective, guided
@@ -75,15 +75,13 @@ class StudentGuide:
     def _material(self, sources: Mapping[str, LiveSource], ranks: Ranks) -> Material:
         plan, dataset = self.plan, self.plan.online.dataset
         rows = {split: sources[split].rows for split in ("train", "val")}
-        taught: dict[str, FeatureSource] = {
-            split: JoinedSource(TaughtRows(dataset, found), plan.teachers) for split, found in rows.items()
-        }
+        told: dict[str, FeatureSource] = {split: taught(dataset, found, plan.teachers) for split, found in rows.items()}
         key = seed_of(
             *(digests(one.store)[one.array] for one in plan.teachers), *(str(one.store.header.backbone) for one in plan.teachers),
             dataset.identity["fingerprint"], *(found.tobytes().hex() for found in rows.values()),
         )  # fmt: skip
         return Material(
-            teachers=taught, student=whole(sources["train"], ranks), cache=plan.config.cache, key=f"{key:016x}",
+            teachers=told, student=whole(sources["train"], ranks), cache=plan.config.cache, key=f"{key:016x}",
             device=plan.config.device,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from featurecache.checks import bind_options, check
 from featurecache.devices import environment
 from featurecache.metrics import primary
 from featurecache.runs import write_history, write_record
-from featurecache.sources.joined import JoinedSource, TaughtRows, teacher_array
+from featurecache.sources.joined import JoinedSource, taught, teacher_array
 from featurecache.sources.statistics import statistics_of
 from featurecache.sources.teachers import Teacher
 from heads import HEADS, ClosedForm, HeadSpec
@@ -86,7 +86,7 @@ def _sources(config: TrainStudentConfig, opened: Opened, rows: Mapping[str, Any]
     teachers = [Teacher(store, config.teacher_array, opened.dataset) for store in opened.taught(config)]
     for teacher in teachers:
         teacher.stage(np.unique(np.concatenate(list(rows.values()))), "cpu")
-    return {split: JoinedSource(TaughtRows(opened.dataset, found), teachers) for split, found in rows.items()}
+    return {split: taught(opened.dataset, found, teachers) for split, found in rows.items()}
 
 
 def _trained(

@@ -10,7 +10,8 @@ from featurecache.datasets import ImageDataset, RowTable
 from featurecache.errors import StoreContentsError, StoreMismatchError
 from featurecache.features import as_numbers
 from featurecache.sources import TrainedSource
-from featurecache.sources.joined import JoinedSource, TaughtRows, joined, teachers_of
+from featurecache.sources.in_memory import InMemory
+from featurecache.sources.joined import joined, taught, teachers_of
 from featurecache.sources.teachers import Teacher
 from tests.featurecache.sources.samples import SKIPPED, as_stored, finished_store, made
 
@@ -54,7 +55,7 @@ def test_rows_of_any_number_of_teachers_come_by_sample_id_in_any_order(stores, w
     for teacher in teachers:
         teacher.stage(rows, "cpu")
 
-    seen = list(JoinedSource(TaughtRows(data, rows), teachers).batches(16, order="shuffled", seed=3))
+    seen = list(taught(data, rows, teachers).batches(16, order="shuffled", seed=3))
 
     assert sorted(np.concatenate([batch.rows for batch in seen])) == list(rows)
     assert [bool(teacher._staged) for teacher in teachers] == [way == "staged"] * 3
@@ -97,7 +98,7 @@ def test_rows_that_were_skipped_are_counted_where_they_are_to_teach(stores):
 
 
 def test_a_source_that_learns_goes_on_learning_when_it_is_joined(stores):
-    class Learning(TaughtRows):
+    class Learning(InMemory):
         def groups(self):
             return ["group"]
 
@@ -113,13 +114,13 @@ def test_a_source_that_learns_goes_on_learning_when_it_is_joined(stores):
         def averages(self):
             return []
 
-    data = dataset(range(ROWS))
-    source = Learning(data, np.arange(10, 20))
+    targets = torch.zeros(ROWS, dtype=torch.int64)
+    source = Learning({}, targets)
 
     found = joined(source, [])
     found.train(True)
     found.load({"value": torch.zeros(1)})
 
-    assert isinstance(found, TrainedSource) and not isinstance(joined(TaughtRows(data, source.rows), []), TrainedSource)
+    assert isinstance(found, TrainedSource) and not isinstance(joined(InMemory({}, targets), []), TrainedSource)
     assert (found.groups(), found.state(), found.averages()) == (["group"], {"value": torch.ones(1)}, [])
     assert source.mode and source.loaded == {"value": torch.zeros(1)}

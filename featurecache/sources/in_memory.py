@@ -1,8 +1,9 @@
-"""Rows in memory as a feature source: NumPy arrays or tensors that a caller has, trained on as those of a store are."""
+"""Rows in memory as a feature source: tensors that a caller has, trained on as those of a store are; or targets alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,18 +12,23 @@ from torch import Tensor
 
 from featurecache.features import FeatureBatch
 from featurecache.sources import Order
-from featurecache.sources.cached import Walk, ordered
+from featurecache.sources.cached import Ids, Walk, ordered
 
 
 class InMemory:
     """Some rows of arrays that share their first axis; a `FeatureSource`."""
 
     def __init__(
-        self, arrays: Mapping[str, Tensor], targets: Tensor, rows: npt.NDArray[np.int64] | None = None
+        self,
+        arrays: Mapping[str, Tensor],
+        targets: Tensor,
+        rows: npt.NDArray[np.int64] | None = None,
+        ids: npt.NDArray[Any] | None = None,
     ) -> None:
-        """Take (N, ...) float32 arrays and (N,) targets, and of them only `rows` (None: all)."""
+        """Take (N, ...) float32 arrays, (N,) targets and (N,) sample ids (None: their numbers); of them `rows` (None: all)."""
         self.arrays, self.targets = arrays, targets
         self.rows = np.arange(len(targets)) if rows is None else rows
+        self.ids = np.arange(len(targets)).astype(str) if ids is None else ids
         self.constants: Mapping[str, Tensor] = {}
 
     def __len__(self) -> int:
@@ -37,7 +43,7 @@ class InMemory:
             piece = rows[begin : begin + batch_size]
             places = torch.from_numpy(piece)
             arrays = {name: values.index_select(0, places) for name, values in self.arrays.items()}
-            yield FeatureBatch(piece, [str(row) for row in piece], self.targets.index_select(0, places), arrays)
+            yield FeatureBatch(piece, Ids(self.ids, piece), self.targets.index_select(0, places), arrays)
 
     def walk(self, batch_size: int) -> Walk:
         """Return sequential batches that can be walked more than once."""
