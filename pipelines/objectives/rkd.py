@@ -10,14 +10,10 @@ from torch import Tensor
 
 from pipelines.objectives import Dimensions
 from pipelines.objectives._distance import Distance
+from pipelines.objectives._triangles import angle_distance, lengths_of, products_of
 
 PAPER = "Park et al., 2019, Relational Knowledge Distillation (arXiv:1904.05068)"
 PAIRS, OWN_RATE = True, False
-
-
-def lengths_of(rows: Tensor) -> Tensor:
-    """(B, D) -> (B, B) Euclidean distances, from the differences: products would lose those of rows that are near."""
-    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def relative(lengths: Tensor) -> Tensor:
@@ -25,30 +21,18 @@ def relative(lengths: Tensor) -> Tensor:
     return lengths / lengths[lengths > 0].mean()
 
 
-def angles(rows: Tensor, lengths: Tensor) -> Tensor:
-    """(B, D), (B, B) -> (B, B, B): entry (i, j, k) is the cosine at i of the triangle i, j, k; 0 where two of them are one point.
-
-    From the products of the rows, so that no difference of D numbers is held for every pair.
-    """
-    rows = rows - rows.mean(0)
-    products = rows @ rows.T
-    corners = products - products[:, :, None] - (products - products.diagonal()[:, None])[:, None, :]
-    there = lengths > 1e-12
-    inverse = torch.where(there, 1 / torch.where(there, lengths, 1), 0)
-    return corners * (inverse[:, :, None] * inverse[:, None, :])
-
-
 class Relational(Distance):
     """(distance loss + 2 angle loss) / 2, smooth L1 each."""
 
     def parts(self, features: Tensor, teachers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(B, d), (B, D) each -> () of the distances, () of the angles."""
-        rows = torch.cat(list(teachers), dim=1)
         with torch.no_grad():
-            lengths = lengths_of(rows)
-            far, wide = relative(lengths), angles(rows, lengths)
-        lengths = lengths_of(features)
-        return F.smooth_l1_loss(relative(lengths), far), F.smooth_l1_loss(angles(features, lengths), wide)
+            far = products_of(torch.cat(list(teachers), dim=1))
+            far_lengths = lengths_of(far)
+        near = products_of(features)
+        lengths, dtype = lengths_of(near), features.dtype
+        apart = F.smooth_l1_loss(relative(lengths), relative(far_lengths))
+        return apart.to(dtype), angle_distance(near, lengths, far, far_lengths, dtype).to(dtype)
 
     def measure(self, features: Tensor, teachers: Sequence[Tensor]) -> Tensor:
         """(B, d), (B, D) each -> ()."""
@@ -57,5 +41,5 @@ class Relational(Distance):
 
 
 def build(dimensions: Dimensions) -> Relational:
-    """Compare relations; nothing is learnt but the student. Memory grows with the cube of the batch."""
+    """Compare relations; nothing is learnt but the student. Time grows with the cube of the batch."""
     return Relational()

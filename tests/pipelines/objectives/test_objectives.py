@@ -7,16 +7,17 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featurecache.errors import ConfigError
 from featurecache.sources.joined import teacher_array
 from logme import LogME
-from pipelines.objectives import Dimensions, Guidance, Material, guided
+from pipelines.objectives import Dimensions, Guidance, Material, _triangles, guided
 from pipelines.objectives import _paraphrasing as paraphrasing
 from pipelines.objectives._kernels import cosine_kernel, product_kernel
+from pipelines.objectives._triangles import angle_distance, angles, lengths_of, products_of
 from pipelines.objectives.cross_entropy import build as likelihood
-from pipelines.objectives.rkd import angles, lengths_of, relative
+from pipelines.objectives.rkd import relative
 from tests.pipelines.objectives.samples import TinyStudent, objective_of, trained
 
 
@@ -52,10 +53,33 @@ def test_relations_are_those_of_the_differences_one_by_one():
     rows[5] = rows[4]  # two of them are one point
     far = torch.stack([torch.stack([(a - b).norm() for b in rows]) for a in rows])
 
-    torch.testing.assert_close(relative(lengths_of(rows)), far / far[far > 0].mean())
+    products = products_of(rows)
+    lengths = lengths_of(products)
+
+    torch.testing.assert_close(relative(lengths), far / far[far > 0].mean())
+    cosines = angles(products, lengths)
     for i, j, k in product(range(6), repeat=3):
         one, other = (nn.functional.normalize(rows[place] - rows[i], dim=0) for place in (j, k))
-        assert angles(rows, lengths_of(rows))[i, j, k].item() == pytest.approx((one @ other).item(), abs=1e-12)
+        assert cosines[i, j, k].item() == pytest.approx((one @ other).item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("held", [1, 40, 10_000])
+def test_the_distance_of_angles_is_that_of_all_triplets_and_so_is_its_gradient(held, monkeypatch):
+    monkeypatch.setattr(_triangles, "HELD", held)
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(6, 4, generator=draw, dtype=torch.float64)
+    rows[5] = rows[4]
+    told = products_of(torch.randn(6, 3, generator=draw, dtype=torch.float64))
+
+    def distance(rows: Tensor) -> Tensor:
+        products = products_of(rows)
+        return angle_distance(products, lengths_of(products), told, lengths_of(told), torch.float64)
+
+    near = products_of(rows)
+    found, wanted = angles(near, lengths_of(near)), angles(told, lengths_of(told))
+    assert distance(rows).item() == pytest.approx(nn.functional.smooth_l1_loss(found, wanted).item(), rel=1e-12)
+    assert (found - wanted).abs().max() > 1  # both branches of the loss are there
+    assert torch.autograd.gradcheck(lambda some: distance(torch.cat([some, rows[4:]])), rows[:4].requires_grad_())
 
 
 def test_b_tuning_mixes_the_predictions_of_logme():
