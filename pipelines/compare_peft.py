@@ -6,34 +6,32 @@ that was stopped goes on cell by cell, and any cell can be predicted with.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from featurecache.backbones import load_backbone
 from featurecache.checks import bind_options, check, config_from
 from featurecache.devices import environment
 from featurecache.errors import ConfigError, FeatureCacheError
 from featurecache.files import json_bytes, write_atomic
-from featurecache.metrics import primary
 from featurecache.peft import PEFT, methods_for
 from featurecache.progress import Bar, Stopwatch
 from featurecache.registry import plain
 from featurecache.reports import Table
 from featurecache.runs import RECORD, is_done, read_run, write_record
+from pipelines.online.comparing import lines_of
 from pipelines.online.planning import backbone_options, planned
 from pipelines.online.settings import TrainOnlineConfig
 from pipelines.train_online import run as train
 from pipelines.training.selection import as_csv
-from pipelines.trialling.pairing import half_width
 
 BASELINE = "linear"
 """What every other method is compared with."""
+FIXED = {"data", "out", "peft", "peft_option", "sweep", "recipe", "seed", "data_seed"}
+"""Settings that the command itself says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class ComparePeftConfig:
     seeds: str = "0,1,2"
     """Seeds of start, order and dropout, separated by commas; one run of each method for each."""
     setting: Mapping[str, Any] = field(default_factory=dict)
-    """Any setting of train-online for all runs, NAME=VALUE, e.g. epochs=5; may be given several times."""
+    """Setting of train-online for all runs, NAME=VALUE, e.g. epochs=5, or head_option.start=ridge; may be given several times."""
     weights: str | None = None
     """Weights file (.safetensors, or a state dict), or random:SEED, instead of a download."""
     image_size: int | None = None
@@ -165,18 +163,9 @@ def cells_of(config: ComparePeftConfig) -> tuple[list[Cell], list[str]]:
     """
     common = {
         "backbone": config.backbone, "weights": config.weights, "image_size": config.image_size, "device": config.device,
-        **config.setting,
+        **_nested(config.setting),
     }  # fmt: skip
-    fixed = {plain(name) for name in config.setting} & {
-        "data",
-        "out",
-        "peft",
-        "peft_option",
-        "sweep",
-        "recipe",
-        "seed",
-        "data_seed",
-    }
+    fixed = FIXED & {plain(name.partition(".")[0]) for name in config.setting}
     check(*((False, f"setting {name} is what the command itself says") for name in sorted(fixed)))
     first = _config(common, config.data[0], config.out, BASELINE, {}, config.numbers[0])
     backbone = load_backbone(config.backbone, backbone_options(first))
@@ -219,6 +208,18 @@ def _config(
         **given, "data": data, "out": out, "peft": method, "peft_option": options, "seed": seed, "data_seed": seed,
         "quiet": True,
     })  # fmt: skip
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with those whose names have a dot, head_option.start, as entries of one mapping."""
+    found: dict[str, Any] = {}
+    for given, value in settings.items():
+        name, dot, entry = given.partition(".")
+        if dot:
+            found.setdefault(plain(name), {})[entry] = value
+        else:
+            found[given] = value
+    return found
 
 
 def _options(config: ComparePeftConfig, methods: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -266,13 +267,7 @@ def _compared(config: ComparePeftConfig, cells: Sequence[Cell], remarks: list[st
     records: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for cell in cells:
         records.setdefault((cell.title, cell.method), []).append(read_run(cell.config.out)[1])
-    metrics = {title: primary(found[0]["task"]) for (title, _), found in records.items()}
-    values = {key: np.array([_value(one, metrics[key[0]]) for one in found]) for key, found in records.items()}
-    lines = [
-        _line(title, method, found, values[title, method], values[title, BASELINE]) for (title, method), found in records.items()
-    ]  # fmt: skip
-    titles = list(metrics)
-    lines.sort(key=lambda line: (titles.index(line["data"]), -line["mean"]))
+    lines, metrics = lines_of(records, BASELINE)
     below = [f"{line['method']} on {line['data']}" for line in lines if line["difference"] < 0]
     remarks = [*remarks, *([f"below {BASELINE}: {', '.join(below)}"] if below else [])]
     files = ["results.csv", "results.json"]
@@ -283,20 +278,3 @@ def _compared(config: ComparePeftConfig, cells: Sequence[Cell], remarks: list[st
     }  # fmt: skip
     write_record(config.out, record)
     return CompareReport(config.out, record)
-
-
-def _value(record: Mapping[str, Any], metric: str) -> float:
-    split = "test" if "test" in record["metrics"] else "val"
-    return float(record["metrics"][split][metric]["value"])
-
-
-def _line(title: str, method: str, records: Sequence[Mapping[str, Any]], values: Any, baseline: Any) -> dict[str, Any]:
-    """Return what a method came to on a data set: mean and t-interval over seeds, difference paired by seed, costs."""
-    costs = records[0]["costs"]
-    return {
-        "data": title, "method": method, "mean": float(values.mean()), "half_width": half_width(values),
-        "difference": float((values - baseline).mean()), "difference_half_width": half_width(values - baseline),
-        "values": json.dumps(values.tolist()), "trained": records[0]["trained_backbone_parameters"],
-        "saved_bytes": costs["saved_bytes"], "multiply_adds": costs["multiply_adds"],
-        "step_seconds": float(np.median([one["step_seconds"] or 0.0 for one in records])),
-    }  # fmt: skip

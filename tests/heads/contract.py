@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from featurecache.errors import ConfigError, RunError
 from featurecache.features import FeatureBatch, Task
-from heads import HEADS, HeadSpec
+from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, load_head, refusals, save_head
 from pipelines.objectives.cross_entropy import build as objective_of
 from pipelines.training.stack import Stack
@@ -238,7 +238,8 @@ class HeadContract:
 
         said = room.solve_together(together, parts)
 
-        assert said == [pytest.approx(head.solve(parts), rel=1e-6) for head in alone]
+        told = [head.solve(parts) if isinstance(head, ClosedForm) else {} for head in alone]
+        assert said == [pytest.approx(one, rel=1e-6) for one in told]
         for one, other in zip(together, alone, strict=True):
             torch.testing.assert_close(one(parts[0].arrays), other(parts[0].arrays), rtol=1e-4, atol=1e-4)
 

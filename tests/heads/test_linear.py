@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
-from heads.linear import build
+from featurecache.errors import ConfigError
+from heads.linear import build, solve_together
+from heads.ridge import build as ridge
 from tests.heads.samples import LAYERS, batches, joined, spec_of
 
 EQUAL = {"layers/cls/00": 8, "layers/cls/01": 8}
@@ -45,3 +48,23 @@ def test_without_bias_zero_gives_zero():
 
     assert head.map.bias is None
     assert torch.equal(head({"layers/cls/05": torch.zeros(2, 8)}), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_it_can_start_where_the_closed_form_ends_and_learn_on(task):
+    parts = batches(task, widths=LAYERS)
+    probe, heads = (
+        ridge(spec_of(task, widths=LAYERS)), [build(spec_of(task, widths=LAYERS), start="ridge") for _ in range(2)]
+    )  # fmt: skip
+
+    chosen = solve_together(heads, parts)
+
+    assert chosen == [probe.solve(parts)] * 2
+    for head in heads:
+        torch.testing.assert_close(head(joined(parts).arrays), probe(joined(parts).arrays))
+        assert head.map.weight.requires_grad
+
+
+def test_a_start_with_a_bias_and_none_are_not_both_to_be_had():
+    with pytest.raises(ConfigError, match="start=ridge sets a bias"):
+        build(spec_of(), bias=False, start="ridge")

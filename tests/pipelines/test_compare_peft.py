@@ -70,6 +70,16 @@ def test_what_later_cells_would_be_refused_for_is_told_before_the_first_is_train
     assert not (tmp_path / "run").exists()
 
 
+def test_a_setting_with_a_dot_is_an_entry_of_options(data, tmp_path):
+    setting = {**SETTING, "head_option.start": "ridge"}
+
+    cells, _ = module.cells_of(config(data, tmp_path / "run", setting=setting))
+
+    assert {tuple(cell.config.head_option.items()) for cell in cells} == {(("start", "ridge"),)}
+    with pytest.raises(ConfigError, match="setting peft_option is what the command itself says"):
+        module.cells_of(config(data, tmp_path / "run", setting={"peft_option.rank": 2}))
+
+
 def test_seeds_are_numbers_each_once(data, tmp_path):
     with pytest.raises(ConfigError, match="seeds must be whole numbers"):
         config(data, tmp_path, seeds="0,one")
