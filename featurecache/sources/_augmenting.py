@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import timm.data
 import torch
 from PIL import Image
 
@@ -115,6 +114,8 @@ def _pipeline(
     gaussian_blur_prob: float = 0.0,
 ) -> Any:
     """Return timm's pipeline of training for the size and colours of a backbone; `auto_augment` is e.g. rand-m9-mstd0.5."""
+    import timm.data
+
     known: Mapping[str, Any] = backbone.identity.get("transform", {})
     try:
         return timm.data.create_transform(  # type: ignore[attr-defined]

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
-from torchvision.transforms.v2 import functional
 
 from featurecache.sources._pixels import InPlace, Place, Preparation
+
+if TYPE_CHECKING:
+    from torchvision.transforms import InterpolationMode
 
 Pixels = npt.NDArray[np.uint8]
 """(H, W, 3)."""
@@ -43,6 +44,8 @@ class FastJpeg:
 
     def __call__(self, pixels: Pixels, place: Place) -> bool:
         """Write pixels, transformed, into `place`; return False where that must be left to the exact path."""
+        from torchvision.transforms.v2 import functional
+
         if pixels.shape[0] > TALLEST * pixels.shape[1]:
             return False
         image = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -84,6 +87,8 @@ def _too_large(width: int, height: int) -> bool:
 
 def fast_jpeg(transform: Callable[[Image.Image], torch.Tensor], prepare: Preparation) -> FastJpeg | None:
     """Return what does nearly the same as `transform`, None where its steps are not the usual ones."""
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
     if prepare.fast is None or not isinstance(transform, Compose):
         return None
     steps = [step for step in transform.transforms[:-2] if not _keeps_rgb(step)]

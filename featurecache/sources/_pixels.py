@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import Compose, Normalize, ToTensor
 
 from featurecache.errors import BackboneError
 
@@ -76,6 +75,8 @@ class Preparation:
 
 def preparation(transform: Callable[[Picture], Tensor]) -> Preparation:
     """Return what does the same as `transform`, bit for bit, in the place where the result is wanted."""
+    from torchvision.transforms import Compose, Normalize
+
     steps = transform.transforms if isinstance(transform, Compose) else []
     if len(steps) < 2 or not _is_known(steps[-2]) or type(steps[-1]) is not Normalize:
         return Preparation(transform, _unchanged, None)
@@ -89,6 +90,8 @@ def preparation(transform: Callable[[Picture], Tensor]) -> Preparation:
 
 def _is_known(step: object) -> bool:
     """Return whether a step is one of the libraries' ways to make a tensor of a picture, not somebody's own."""
+    from torchvision.transforms import ToTensor
+
     return isinstance(step, ToTensor) and type(step).__module__.split(".")[0] in ("torchvision", "timm", "open_clip")
 
 
