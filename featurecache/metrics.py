@@ -122,7 +122,8 @@ def _draws(count: int, groups: Sequence[str] | None, seed: int, draws: int) -> I
 def _sums(places: npt.NDArray[Any], weights: Floats, count: int) -> Floats:
     """Return (B, count) sums of the (B, N) weights that lie at each place; `places` is (N,) or (B, N)."""
     lines = np.arange(len(weights))[:, None] * count
-    return np.bincount((lines + places).ravel(), weights.ravel(), lines.size * count).reshape(-1, count)
+    found = np.bincount((lines + places).ravel(), weights.ravel(), lines.size * count)
+    return np.asarray(found, dtype=np.float64).reshape(-1, count)
 
 
 def _interval(value: float, drawn: Floats) -> Measured:

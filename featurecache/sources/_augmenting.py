@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from featurecache.backbones import Backbone
@@ -143,6 +142,8 @@ def _drawing_from(seed: int) -> Iterator[None]:
 
     timm draws from the generators of the process, which threads share: they take turns.
     """
+    import torch
+
     with _turns:
         before = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
