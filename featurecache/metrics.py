@@ -13,11 +13,13 @@ from featurecache.features import Task
 from featurecache.seeding import generator
 
 Floats = npt.NDArray[np.float64]
-Metric = Callable[[Floats], float]
-"""(N,) sample weights -> value; a bootstrap draw is a vector of weights."""
+Metric = Callable[[Floats], Floats]
+"""(B, N) sample weights -> (B,) values; a bootstrap draw is a vector of weights."""
 
 PIECE = 8192
 """Rows of which scores are taken apart at a time."""
+TOGETHER = 1 << 14
+"""Weights that are drawn at a time: few enough for a cache."""
 BINS = 15
 """Equal bins of confidence for the calibration error (Guo et al., 2017)."""
 DRAWS: dict[Task, int] = {"classification": 1000, "multilabel": 200, "regression": 1000}
@@ -53,12 +55,14 @@ def measure(
         seed: of the bootstrap.
     """
     metrics = METRICS[task](scores, np.asarray(targets))
-    whole = np.ones(len(targets))
-    drawn: dict[str, list[float]] = {name: [] for name in metrics}
+    drawn: dict[str, list[Floats]] = {name: [] for name in metrics}
     for weights in _draws(len(targets), groups, seed, DRAWS[task]):
         for name, metric in metrics.items():
             drawn[name].append(metric(weights))
-    found: dict[str, Any] = {name: _interval(metric(whole), drawn[name]) for name, metric in metrics.items()}
+    whole = np.ones((1, len(targets)))
+    found: dict[str, Any] = {
+        name: _interval(float(metric(whole)[0]), np.concatenate(drawn[name])) for name, metric in metrics.items()
+    }
     if task == "classification":
         found["per_class_recall"] = _recalls(scores.argmax(1), targets, scores.shape[1])
     return found
@@ -75,7 +79,7 @@ def score(scores: npt.NDArray[Any], targets: npt.NDArray[Any], task: Task) -> tu
     Scores that are not finite give (NaN, NaN). A metric that these targets leave undefined (R2 of one row, no label with
     both answers) is minus infinity for every candidate, so that the loss decides.
     """
-    values, count = np.asarray(scores), np.ones(len(targets))
+    values, count = np.asarray(scores), np.ones((1, len(targets)))
     if not np.isfinite(values).all():
         return float("nan"), float("nan")
     metric = METRICS[task](values, targets)
@@ -86,7 +90,7 @@ def score(scores: npt.NDArray[Any], targets: npt.NDArray[Any], task: Task) -> tu
         loss = float((np.logaddexp(0, values) - targets * values).mean())
     else:
         loss = float(np.square(np.asarray(values, dtype=np.float64) - targets).mean())
-    found = metric[primary(task)](count)
+    found = float(metric[primary(task)](count)[0])
     return found if np.isfinite(found) else -float("inf"), -loss
 
 
@@ -109,12 +113,21 @@ def _draws(count: int, groups: Sequence[str] | None, seed: int, draws: int) -> I
         _, member = np.unique(np.array([g or f"\0{i}" for i, g in enumerate(groups)]), return_inverse=True)
     number = int(member.max()) + 1
     draw = generator("bootstrap", seed)
-    for _ in range(draws):
-        yield np.bincount(draw.integers(0, number, number), minlength=number)[member].astype(np.float64)
+    at_a_time = max(1, TOGETHER // max(count, number))
+    for first in range(0, draws, at_a_time):
+        size = min(at_a_time, draws - first)
+        yield _sums(draw.integers(0, number, (size, number)), np.ones((size, number)), number)[:, member]
 
 
-def _interval(value: float, drawn: Sequence[float]) -> Measured:
-    known = np.array(drawn)[np.isfinite(drawn)]
+def _sums(places: npt.NDArray[Any], weights: Floats, count: int) -> Floats:
+    """Return (B, count) sums of the (B, N) weights that lie at each place; `places` is (N,) or (B, N)."""
+    lines = np.arange(len(weights))[:, None] * count
+    found = np.bincount((lines + places).ravel(), weights.ravel(), lines.size * count)
+    return np.asarray(found, dtype=np.float64).reshape(-1, count)
+
+
+def _interval(value: float, drawn: Floats) -> Measured:
+    known = drawn[np.isfinite(drawn)]
     low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
     return Measured(value, float(low), float(high))
 
@@ -122,15 +135,15 @@ def _interval(value: float, drawn: Sequence[float]) -> Measured:
 def _classification(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
     predicted = scores.argmax(1)
     hit = (predicted == targets) + 0.0
-    metrics: dict[str, Metric] = {"top1": lambda w: float(w @ hit / w.sum())}
+    metrics: dict[str, Metric] = {"top1": lambda w: w @ hit / w.sum(1)}
     if scores.shape[1] > 5:
         among = np.concatenate([_among_five(scores[piece], targets[piece]) for piece in _pieces(len(scores))])
-        metrics["top5"] = lambda w: float(w @ among / w.sum())
+        metrics["top5"] = lambda w: w @ among / w.sum(1)
     confidence = np.concatenate([_softmax(scores[piece]).max(1) for piece in _pieces(len(scores))])
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     metrics["balanced_accuracy"] = lambda w: _balanced(predicted, targets, w)
     metrics["macro_f1"] = lambda w: _macro_f1(predicted, targets, w)
-    metrics["ece"] = lambda w: float(np.abs(np.bincount(bins, w * (hit - confidence), BINS)).sum() / w.sum())
+    metrics["ece"] = lambda w: np.abs(_sums(bins, w * (hit - confidence), BINS)).sum(1) / w.sum(1)
     return metrics
 
 
@@ -139,17 +152,23 @@ def _among_five(scores: Floats, targets: npt.NDArray[Any]) -> Floats:
     return np.asarray(((scores > own).sum(1) < 5) + 0.0)
 
 
-def _balanced(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], weights: Floats) -> float:
-    total = np.bincount(targets, weights)
-    right = np.bincount(targets, weights * (predicted == targets))
-    return float((right[total > 0] / total[total > 0]).mean())
+def _balanced(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], weights: Floats) -> Floats:
+    classes = int(targets.max()) + 1
+    right = _sums(targets, weights * (predicted == targets), classes)
+    return _mean_ratio(right, _sums(targets, weights, classes))
 
 
-def _macro_f1(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], weights: Floats) -> float:
+def _macro_f1(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], weights: Floats) -> Floats:
     classes = int(max(predicted.max(), targets.max())) + 1
-    right = np.bincount(targets, weights * (predicted == targets), classes)
-    both = np.bincount(targets, weights, classes) + np.bincount(predicted, weights, classes)
-    return float((2 * right[both > 0] / both[both > 0]).mean())
+    right = _sums(targets, weights * (predicted == targets), classes)
+    return _mean_ratio(2 * right, _sums(targets, weights, classes) + _sums(predicted, weights, classes))
+
+
+def _mean_ratio(parts: Floats, wholes: Floats) -> Floats:
+    """Return (B,) means over the classes of which there is any weight."""
+    known = wholes > 0
+    ratios = np.divide(parts, wholes, out=np.zeros_like(parts), where=known)
+    return np.asarray(ratios.sum(1) / known.sum(1))
 
 
 def _recalls(predicted: npt.NDArray[Any], targets: npt.NDArray[Any], classes: int) -> list[float | None]:
@@ -168,9 +187,14 @@ def _multilabel(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
             values = [of_counts(right, wrong) for right, wrong in counts if right.any() and wrong.any()]
             return float(np.mean(values)) if values else float("nan")
 
-        return mean
+        return _each(mean)
 
     return {"mean_average_precision": over_labels(_average_precision), "macro_auroc": over_labels(_auroc)}
+
+
+def _each(value: Callable[[Floats], float]) -> Metric:
+    """Return the metric that has this value for (N,) weights."""
+    return lambda weights: np.array([value(one) for one in weights])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,7 +238,7 @@ def _regression(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
         spread = weights @ np.square(values - weights @ values / weights.sum())
         return float(np.mean(1 - weights @ squares / spread)) if (spread > 0).all() else float("nan")
 
-    return {"r2": r2, "mae": lambda w: float(w @ distances / w.sum())}
+    return {"r2": _each(r2), "mae": lambda w: w @ distances / w.sum(1)}
 
 
 METRICS: dict[Task, Callable[[Floats, npt.NDArray[Any]], dict[str, Metric]]] = {

@@ -23,7 +23,6 @@ from heads import HEADS
 from pipelines.analyses import ANALYSES
 from pipelines.objectives import OBJECTIVES, PROBE
 from pipelines.objectives import names as objective_names
-from pipelines.train_head import TrainReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +75,8 @@ def info(config: InfoConfig) -> Facts:
 
 
 def _run_facts(folder: Path) -> Facts:
+    from pipelines.train_head import TrainReport
+
     settings, record = read_run(folder)
     asked = {name: value for name, value in settings.items() if name not in ("features", "head")}
     features = record["features"]

@@ -13,6 +13,8 @@ from typing import Any
 
 import timm
 import timm.data
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from featurecache.backbones import Backbone, BackboneOptions
@@ -132,10 +134,16 @@ def _at(named: Named, arguments: dict[str, Any], side: int) -> tuple[dict[str, A
         except (ValueError, AssertionError, RuntimeError, ZeroDivisionError):
             return None
         patch = _patch(skeleton)
-        if (patch is None or side % patch == 0) and fits(skeleton, (3, side, side)):
-            return {**arguments, **extra}, skeleton
-        return None
+        if patch is not None and side % patch:
+            return None
+        takes = _is_plain(skeleton) or fits(skeleton, (3, side, side))
+        return ({**arguments, **extra}, skeleton) if takes else None
     return None
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return whether it is a ViT of whole patches, built for its size: it takes that, and a trial on meta is slow."""
+    return type(module) is VisionTransformer and type(module.patch_embed) is PatchEmbed
 
 
 def _patch(module: nn.Module) -> int | None:

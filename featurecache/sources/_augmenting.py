@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import timm.data
-import torch
 from PIL import Image
 
 from featurecache.backbones import Backbone
@@ -115,6 +113,8 @@ def _pipeline(
     gaussian_blur_prob: float = 0.0,
 ) -> Any:
     """Return timm's pipeline of training for the size and colours of a backbone; `auto_augment` is e.g. rand-m9-mstd0.5."""
+    import timm.data
+
     known: Mapping[str, Any] = backbone.identity.get("transform", {})
     try:
         return timm.data.create_transform(  # type: ignore[attr-defined]
@@ -142,6 +142,8 @@ def _drawing_from(seed: int) -> Iterator[None]:
 
     timm draws from the generators of the process, which threads share: they take turns.
     """
+    import torch
+
     with _turns:
         before = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
-from torchvision.transforms.v2 import functional
 
-from featurecache.sources._pixels import InPlace, Place, Preparation
+from featurecache.sources._pixels import InPlace, Place, Preparation, keeps_rgb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torchvision.transforms import InterpolationMode
 
 Pixels = npt.NDArray[np.uint8]
 """(H, W, 3)."""
@@ -43,6 +44,9 @@ class FastJpeg:
 
     def __call__(self, pixels: Pixels, place: Place) -> bool:
         """Write pixels, transformed, into `place`; return False where that must be left to the exact path."""
+        import torch
+        from torchvision.transforms.v2 import functional
+
         if pixels.shape[0] > TALLEST * pixels.shape[1]:
             return False
         image = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -82,11 +86,13 @@ def _too_large(width: int, height: int) -> bool:
     return Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS
 
 
-def fast_jpeg(transform: Callable[[Image.Image], torch.Tensor], prepare: Preparation) -> FastJpeg | None:
+def fast_jpeg(transform: Callable[[Image.Image], Tensor], prepare: Preparation) -> FastJpeg | None:
     """Return what does nearly the same as `transform`, None where its steps are not the usual ones."""
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
     if prepare.fast is None or not isinstance(transform, Compose):
         return None
-    steps = [step for step in transform.transforms[:-2] if not _keeps_rgb(step)]
+    steps = [step for step in transform.transforms[:-2] if not keeps_rgb(step)]
     if [type(step) for step in steps] not in ([Resize], [Resize, CenterCrop]):
         return None
     resize = steps[0]
@@ -95,9 +101,3 @@ def fast_jpeg(transform: Callable[[Image.Image], torch.Tensor], prepare: Prepara
     if not isinstance(resize.size, int) or resize.max_size is not None or not resize.antialias:
         return None  # to another shape, Pillow may resize height before width, and bicubic overshoot is cut elsewhere
     return FastJpeg(resize.size, resize.interpolation, list(steps[1].size) if len(steps) == 2 else None, prepare.fast)
-
-
-def _keeps_rgb(step: Any) -> bool:
-    """Return whether a step, of timm's or open_clip's, only turns pictures into the RGB that ours already are."""
-    is_timms = type(step).__name__ == "MaybeConvertMode" and getattr(step, "mode", "") == "RGB"
-    return is_timms or getattr(step, "__name__", "") == "_convert_to_rgb"

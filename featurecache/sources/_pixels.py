@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torch import Tensor
-from torchvision.transforms import Compose, Normalize, ToTensor
 
 from featurecache.errors import BackboneError
+from featurecache.sources._later import Later
+from featurecache.sources._sized import sized
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Picture = Image.Image
 Place = npt.NDArray[np.float32]
@@ -64,6 +67,8 @@ class Preparation:
         if self.fast is not None and isinstance(found, Picture) and found.mode == "RGB" and found.size == size:
             self.fast(found, place)
             return
+        from torch import Tensor
+
         tensor = self.last(found)
         if not isinstance(tensor, Tensor) or tuple(tensor.shape) != place.shape:
             seen = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
@@ -76,24 +81,40 @@ class Preparation:
 
 def preparation(transform: Callable[[Picture], Tensor]) -> Preparation:
     """Return what does the same as `transform`, bit for bit, in the place where the result is wanted."""
+    import torch
+    from torchvision.transforms import Compose, Normalize
+
     steps = transform.transforms if isinstance(transform, Compose) else []
     if len(steps) < 2 or not _is_known(steps[-2]) or type(steps[-1]) is not Normalize:
         return Preparation(transform, _unchanged, None)
-    last = Compose(steps[-2:])
+    first, last = Compose(steps[:-2]), Compose(steps[-2:])
     mean, std = (
         torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1).numpy() for v in (steps[-1].mean, steps[-1].std)
     )
     fast = InPlace(mean, std)
-    return Preparation(Compose(steps[:-2]), last, fast if _agrees(fast, last) else None)
+    if not _agrees(fast, last):
+        return Preparation(first, last, None)
+    usual = sized([step for step in steps[:-2] if not keeps_rgb(step)], first)
+    return Preparation(usual or first, Later(last), fast)
+
+
+def keeps_rgb(step: object) -> bool:
+    """Return whether a step, of timm's or open_clip's, only turns pictures into the RGB that ours already are."""
+    is_timms = type(step).__name__ == "MaybeConvertMode" and getattr(step, "mode", "") == "RGB"
+    return is_timms or getattr(step, "__name__", "") == "_convert_to_rgb"
 
 
 def _is_known(step: object) -> bool:
     """Return whether a step is one of the libraries' ways to make a tensor of a picture, not somebody's own."""
+    from torchvision.transforms import ToTensor
+
     return isinstance(step, ToTensor) and type(step).__module__.split(".")[0] in ("torchvision", "timm", "open_clip")
 
 
 def _agrees(fast: InPlace, last: Callable[[Picture], Tensor]) -> bool:
     """Return whether both give the same bits for every value of every channel."""
+    import torch
+
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2))
     place = np.empty((3, 1, 256), np.float32)
     fast(ramp, place)

@@ -9,33 +9,24 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
-import pickle
 import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from featurecache.errors import UnreadableSampleError, WorkerError
+from featurecache.errors import WorkerError
 from featurecache.sources._filler import Filler, packed
+from featurecache.sources._worker import Found, Ring, enter, fill
 
 LARGEST_PIECE = 8
 """Rows that a worker takes at a time, at most: few enough that all workers end a batch together."""
-
-Ring = npt.NDArray[np.float32]
-"""(slots, V, B, 3, H, W)."""
-Found = list[UnreadableSampleError | None]
 
 
 class Workers:
@@ -51,7 +42,7 @@ class Workers:
         self._ring: Ring = np.frombuffer(memory, np.float32).reshape(shape)
         self._begun, self._piece = 0, max(1, min(LARGEST_PIECE, batch // count))
         others = {process.pid for process in multiprocessing.active_children()}
-        self._pool = ProcessPoolExecutor(count, context, _enter, (sent, memory, shape, _limits()))
+        self._pool = ProcessPoolExecutor(count, context, enter, (sent, memory, shape, _limits()))
         with _interrupts_held():  # what they inherit, so that Ctrl-C in a terminal is answered by this process alone
             for _ in range(count):
                 self._pool.submit(os.getpid)
@@ -67,7 +58,7 @@ class Workers:
         self._begun += 1
         pieces = [(first, rows[first : first + self._piece]) for first in range(0, len(rows), self._piece)]
         try:
-            futures = [self._pool.submit(_fill, slot, first, piece) for first, piece in pieces]
+            futures = [self._pool.submit(fill, slot, first, piece) for first, piece in pieces]
         except BrokenProcessPool:
             raise self._died() from None
         return lambda: self._finish(slot, len(rows), futures)
@@ -121,53 +112,3 @@ def _interrupts_held() -> Iterator[None]:
 def _limits() -> tuple[int | None, bool]:
     """Return what users set in Pillow, which a new process does not know."""
     return Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
-
-
-@dataclass
-class _Inside:
-    """What a worker process holds."""
-
-    sent: Any
-    ring: Ring
-    filler: Filler | None = None
-
-
-_inside: list[_Inside] = []  # a pool can leave nothing with a process but in a global; one entry, in workers only
-
-
-def _enter(sent: Any, memory: Any, shape: tuple[int, ...], limits: tuple[int | None, bool]) -> None:
-    """Begin a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    sys.path.append(os.getcwd())  # where backbones of one's own are found, last, as in the process that loads them
-    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limits
-    _inside.append(_Inside(sent, np.frombuffer(memory, np.float32).reshape(shape)))
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is gone, killed perhaps: the pool's queue would wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _fill(slot: int, first: int, rows: Sequence[Any]) -> Found:
-    """Fill places `first` and on of a slot with the images of some rows; return why each cannot be, or None."""
-    inside = _inside[0]
-    if inside.filler is None:
-        inside.filler = _unpacked(inside.sent)
-    places = inside.ring[slot].swapaxes(0, 1)[first : first + len(rows)]
-    return [inside.filler(row, place) for row, place in zip(rows, places, strict=True)]
-
-
-def _unpacked(sent: Any) -> Filler:
-    try:
-        found: Filler = pickle.loads(memoryview(sent).cast("B"))
-    except Exception as error:  # importing runs whatever the modules hold
-        raise WorkerError(
-            f"a worker process cannot make the data set and the transform again ({type(error).__name__}: {error}). They must "
-            "be of functions and classes that a new process can import. Give --workers 0, which decodes in threads."
-        ) from None
-    return found

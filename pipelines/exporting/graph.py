@@ -90,7 +90,19 @@ def _traced(program: Program, input_size: tuple[int, int, int], batch: int | Non
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = export(program, (images,), dynamic_shapes=free, strict=False)
-        return found.run_decompositions({})  # takes the regions of another precision apart into casts
+        return found if _is_plain(found) else found.run_decompositions({})
+
+
+def _is_plain(program: ExportedProgram) -> bool:
+    """Return whether it holds only operators that make new tensors.
+
+    Where it does not, running the decompositions takes regions of another precision apart into casts, and what writes into
+    a tensor into what makes one; that takes twice as long as the tracing.
+    """
+    nodes = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
+    schemas = [getattr(node.target, "_schema", None) for node in nodes]
+    is_pure = not any(schema is not None and schema.is_mutable for schema in schemas)
+    return is_pure and all(node.op == "call_function" for node in nodes)
 
 
 def _reason(error: Exception) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
 from featurecache.backbones import Backbone
 from featurecache.errors import BackboneError
 from featurecache.seeding import generator
 from pipelines.exporting.standalone import prepared
+
+if TYPE_CHECKING:
+    from torchvision.transforms import CenterCrop, Normalize, Resize
 
 PROBES = ((48, 40), (40, 97), (301, 200), (224, 224), (20, 20))
 """(height, width) of pictures that the words must prepare to the very bits of the transform."""
@@ -27,6 +29,8 @@ def described(backbone: Backbone) -> list[Step]:
     Raises:
         BackboneError: a step is not known, or the words give something else.
     """
+    from torchvision.transforms import Compose
+
     transform = backbone.transform
     steps = transform.transforms if isinstance(transform, Compose) else [transform]
     found = [word for step in steps if (word := _described(step, backbone.name)) is not None]
@@ -43,6 +47,8 @@ def described(backbone: Backbone) -> list[Step]:
 
 
 def _described(step: Any, name: str) -> Step | None:
+    from torchvision.transforms import ToTensor
+
     kind = type(step).__name__
     if kind in DESCRIBE and type(step).__module__.split(".")[0] in ("torchvision", "timm"):
         return DESCRIBE[kind](step)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed
@@ -23,7 +23,9 @@ from featurecache.features import FeatureBatch
 from featurecache.seeding import seed_of
 from featurecache.sources import FeatureSource, Order
 from featurecache.sources.cached import Walk
-from featurecache.sources.live import LiveSource
+
+if TYPE_CHECKING:
+    from featurecache.sources.live import LiveSource
 
 T = TypeVar("T")
 

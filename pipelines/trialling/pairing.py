@@ -14,7 +14,7 @@ from scipy import stats
 
 from featurecache.datasets import RowTable
 from featurecache.features import Task
-from featurecache.metrics import METRICS, primary
+from featurecache.metrics import METRICS, Metric, primary
 from featurecache.seeding import generator
 from pipelines.protocols import Part
 
@@ -33,7 +33,7 @@ class Outcome:
     """(N,) group of every row, its own id where it has none."""
     hits: Floats | None
     """(N,) of a classification; else None."""
-    metric: Callable[[Floats], float] | None
+    metric: Metric | None
     """Weights -> primary metric, of other tasks."""
 
     @classmethod
@@ -90,7 +90,7 @@ def _weighted(of_heads: Sequence[Outcome], member: npt.NDArray[np.intp], weights
             found.append(np.where(rows > 0, right / np.maximum(rows, 1), np.nan))
         else:
             assert one.metric is not None
-            found.append(np.array([one.metric(draw[member]) for draw in weights]))
+            found.append(one.metric(weights[:, member]))
     return np.stack(found, axis=1)
 
 

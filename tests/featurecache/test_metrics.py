@@ -106,10 +106,11 @@ def test_a_row_drawn_twice_counts_twice(data, task):
     weights = np.random.default_rng(0).integers(0, 3, len(targets))
     drawn = np.repeat(np.arange(len(targets)), weights)
 
-    of_weights = {name: metric(weights + 0.0) for name, metric in METRICS[task](scores, targets).items()}
+    of_weights = {name: metric(weights[None] + 0.0)[0] for name, metric in METRICS[task](scores, targets).items()}
 
     repeated = {
-        name: metric(np.ones(len(drawn))) for name, metric in METRICS[task](scores[drawn], targets[drawn]).items()
+        name: metric(np.ones((1, len(drawn))))[0]
+        for name, metric in METRICS[task](scores[drawn], targets[drawn]).items()
     }
     assert of_weights == pytest.approx(repeated)
 

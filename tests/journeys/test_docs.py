@@ -7,6 +7,7 @@ import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from timm.models import _registry
 import cli
 from featurecache.backbones import _timm_weights
 from featurecache.sources import _workers
+from pipelines.exporting import proving
 from pipelines.training import settings
 from tests.journeys.pages import PAGES, ROOT, commands, follow
+from tests.pipelines.exporting.here import said_here
 
 CLASSES = ("cat", "dog", "owl")
 ORDER = (
@@ -36,11 +39,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the pages speak of: photos, bad photos, a weights file; downloads give random weights instead.
 
     Heads train for a tenth of their usual steps where a page names no number of epochs. Models look at 32 pixels where a
-    page names no size, and a command that asks for several worker processes gets one.
+    page names no size, and ViT-Tiny is a quarter as wide. A command that asks for several worker processes gets one, and an
+    export is proved in this process.
     """
     for name, config in list(_registry._model_pretrained_cfgs.items()):
         if name.startswith(("vit_tiny_patch16_224", "resnet18")):
             monkeypatch.setitem(_registry._model_pretrained_cfgs, name, replace(config, input_size=(3, 32, 32)))
+    narrow = partial(_registry._model_entrypoints["vit_tiny_patch16_224"], embed_dim=48)
+    monkeypatch.setitem(_registry._model_entrypoints, "vit_tiny_patch16_224", narrow)
     monkeypatch.setattr(_workers, "ProcessPoolExecutor", lambda count, *rest: ProcessPoolExecutor(1, *rest))
     generator = np.random.default_rng(0)
     for split, count in (("train", 14), ("test", 3)):
@@ -58,6 +64,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit_tiny.safetensors")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(settings, "LEAST_STEPS", 100)
+    monkeypatch.setattr(proving, "_said", said_here)
     monkeypatch.setattr(_timm_weights, "_downloaded", lambda create, name, skeleton: _drawn(create))
     yield tmp_path
     sys.modules.pop("my_models", None)

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from featurecache.errors import BackboneError, ConfigError, RunError, WeightsError
 from pipelines import export
 from pipelines.export import ExportConfig, run
-from pipelines.exporting import onnx_file, standalone
+from pipelines.exporting import onnx_file, proving, standalone
 from pipelines.exporting.proving import ALONE, evidence_of, proved
 from pipelines.predicting.predictor import Predictor
 from pipelines.train_online import run as train_online
+from tests.pipelines.exporting.here import said_here
 from tests.pipelines.online_samples import online, photos
 from tests.pipelines.pictures import CLASSES, picture, pictures, place_with_runs
 
@@ -73,6 +74,12 @@ def trained_online(tmp_path_factory) -> Path:
     return place
 
 
+@pytest.fixture
+def _here(monkeypatch):
+    monkeypatch.setattr(proving, "_said", said_here)
+
+
+@pytest.mark.usefixtures("_here")
 def test_a_run_that_trained_its_backbone_is_exported_with_what_it_trained(trained_online, tmp_path):
     run_folder, out = trained_online / "full", tmp_path / "out"
 
@@ -87,6 +94,7 @@ def test_a_run_that_trained_its_backbone_is_exported_with_what_it_trained(traine
     assert "'peft': 'full'" in card and str(trained_online) not in card
 
 
+@pytest.mark.usefixtures("_here")
 def test_a_run_that_trained_only_a_head_online_is_exported_too(trained_online, tmp_path):
     train_online(online(trained_online / "photos", tmp_path / "run", peft="linear", epochs=1))
 

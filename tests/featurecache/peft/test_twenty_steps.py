@@ -18,7 +18,7 @@ from torch import nn
 from featurecache.peft import PEFT, Adapted, adapt
 from tests.shared_data import CIFAR, VIT_TINY, needs_shared
 
-SIZE, DEPTH, EACH, STEPS, RATE = 80, 6, 1, 20, 1e-3
+SIZE, DEPTH, EACH, STEPS, RATE = 80, 3, 1, 20, 1e-3
 """Five patches a side, of which methods that shrink the grid take four; the first blocks of the model are enough."""
 
 

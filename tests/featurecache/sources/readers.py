@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 import numpy as np
@@ -30,6 +31,16 @@ class Failing:
         if row in self.bad:
             raise UnreadableSampleError(f"{row}.jpg", f"truncated at {row}")
         return picture(row)
+
+
+class Telling:
+    """Fails with what the process has imported of some modules."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __call__(self, row: int) -> Image.Image:
+        raise UnreadableSampleError(f"{row}.jpg", f"imported: {[name for name in self.names if name in sys.modules]}")
 
 
 class Fatal:

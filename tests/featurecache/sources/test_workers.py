@@ -1,6 +1,6 @@
 """Worker processes give what threads give, to the bit and in the same order, and never a hang, an orphan or a leak.
 
-A worker takes seconds to import torch, so each test here starts as few as it can.
+A worker that must import torch takes seconds to start, so each test here starts as few as it can.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from featurecache.views import Views
 from save_features import SaveFeaturesConfig
 from tests.featurecache.datasets.pictures import as_zip
 from tests.featurecache.sources.jpegs import jpeg
-from tests.featurecache.sources.readers import Failing, Fatal, Homesick, picture
+from tests.featurecache.sources.readers import Failing, Fatal, Homesick, Telling, picture
 from tests.featurecache.sources.test_images import ODD, SIDE, backbone, dataset
 
 USUAL = transforms.Compose(
     [transforms.Resize(SIDE), transforms.CenterCrop(SIDE), transforms.ToTensor(), transforms.Normalize(**ODD)]
 )
-"""Of torchvision alone: a worker that need not import timm starts in half the time."""
+"""The usual steps, of which a worker needs nothing of torchvision."""
 
 
 def outcome(data, batches, **changes):
@@ -60,6 +60,12 @@ def test_they_give_what_threads_give():
     assert [rows for rows, _, _ in found] == batches
     assert {rows[place] for rows, _, said in found for place in said} == {0, 7, 18}
     assert_equal(found, outcome(data, batches, threads=2, views=Views(2, "strong", 4)))
+
+
+def test_they_import_no_library_of_models():
+    found = outcome(dataset(1, Telling("torch", "torchvision", "timm", "PIL")), [range(1)], workers=1)
+
+    assert found[0][2] == {0: "imported: ['PIL']"}
 
 
 def test_they_decode_archives_by_any_decoder_within_the_limits_that_were_set_here(tmp_path, monkeypatch):

@@ -8,10 +8,11 @@ import pytest
 
 from heads import HEADS
 from pipelines.export import ExportConfig, run
-from pipelines.exporting import proving, standalone
+from pipelines.exporting import proving
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as train
 from tests.featurecache.backbones.clip_samples import VIT, written
+from tests.pipelines.exporting.here import said_here
 from tests.pipelines.pictures import CLASSES, pictures, store_of
 
 
@@ -39,13 +40,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def _here(monkeypatch):
-    """Run the folder's own code in this process; that it also runs alone, in a fresh one, other tests show of two heads."""
-
-    def said(folder, dataset, *, onnx):
-        model = standalone.Model.load(folder, onnx=onnx)
-        return model.logits([dataset.read(row) for row in range(len(dataset))]).astype("float64")
-
-    monkeypatch.setattr(proving, "_said", said)
+    monkeypatch.setattr(proving, "_said", said_here)
 
 
 @pytest.mark.usefixtures("_here")
