@@ -2,6 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# one more than cores: tests of faults wait, for a disk and for processes that they have started
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(8, 1 + (os.cpu_count() or 1)))")
 
 .PHONY: setup demo test faults lint bench
 
@@ -17,7 +19,7 @@ demo: setup
 	$(BIN)/featurecache demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 faults: setup
 	FEATURECACHE_FAULTS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto tests/faults
