@@ -29,7 +29,7 @@ class EvaluateConfig:
     """Measure a trained run on other data: stores of the same features, or images; classes are matched by name."""
 
     run_folder: Path
-    """Run folder written by train-head."""
+    """Run folder written by train-head, train-online or train-student."""
     test: tuple[str, ...]
     """Store of the same features, or a data set (folder, archive, manifest, NAME:ARGUMENT); may be given several times."""
     split: Split = "auto"
@@ -48,6 +48,8 @@ class EvaluateConfig:
     """What an unreadable image does: stop, or be left out and counted."""
     device: str = "cpu"
     """Device to run on: cpu, cuda, cuda:1, auto."""
+    quiet: bool = False
+    """Show no progress."""
 
     def __post_init__(self) -> None:
         table, rows = self.out, self.predictions
@@ -129,7 +131,7 @@ def run(config: EvaluateConfig) -> Evaluation:
             predictor = predictor or Predictor.load(config.run_folder, weights=config.weights, device=device)
             judged = from_data(
                 test, predictor, split=config.split, classes=classes, batch_size=config.batch_size,
-                on_error=config.on_error,
+                on_error=config.on_error, quiet=config.quiet,
             )  # fmt: skip
         found.append({"test": test, **measured(judged)})
         if config.predictions is not None:

@@ -50,7 +50,7 @@ class ExportConfig:
     """Write a run as one folder that checks itself and predicts without featurecache: backbone, head and preprocessing."""
 
     run_folder: Path
-    """Run folder written by train-head or train-online."""
+    """Run folder written by train-head, train-online or train-student."""
     out: Path
     """Folder to write; must not exist."""
     onnx: bool = False

@@ -30,7 +30,7 @@ class InfoConfig:
     """Say what a store or a run holds, from its own files alone."""
 
     store: Place
-    """A store written by extract-features (s3://bucket/x.zarr too), or a run folder written by train-head."""
+    """A store written by extract-features (s3://bucket/x.zarr too), or a run folder of any training."""
 
 
 @dataclass(frozen=True, kw_only=True)

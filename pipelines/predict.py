@@ -21,7 +21,7 @@ class PredictConfig:
     """Say what a trained run sees in images: backbone and head, from files to class names."""
 
     run_folder: Path
-    """Run folder written by train-head."""
+    """Run folder written by train-head, train-online or train-student."""
     inputs: tuple[Path, ...]
     """Image files, folders of images, or archives of one."""
     out: Path | None = None

@@ -109,8 +109,9 @@ def from_store(
 
 
 def from_data(
-    test: str, predictor: Predictor, *, split: Split, classes: Sequence[str], batch_size: int, on_error: OnError
-) -> Judged:
+    test: str, predictor: Predictor, *, split: Split, classes: Sequence[str], batch_size: int, on_error: OnError,
+    quiet: bool = True,
+) -> Judged:  # fmt: skip
     """Return what backbone and head say of the images of a data set.
 
     Raises:
@@ -123,7 +124,7 @@ def from_data(
         predictor.record, split, classes,
     )  # fmt: skip
     chosen = some_rows(dataset, asked.rows.tolist())
-    logits, problems = predictor.logits(chosen, batch_size=batch_size, on_error=on_error)
+    logits, problems = predictor.logits(chosen, batch_size=batch_size, on_error=on_error, quiet=quiet)
     whole = _judged(dataset.name, dataset.table, asked, logits, predictor.task)
     return _without(whole, sorted(problems)) if problems else whole
 
