@@ -129,20 +129,21 @@ def _shown(line: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def run(config: ComparePeftConfig) -> CompareReport:
-    """Train every cell that is not there, and compare.
+    """Train every cell that is not there, and compare; a comparison that is there may grow by methods and seeds.
 
     Raises:
         FeatureCacheError: refused before anything is trained, all problems at once; or what a cell met.
     """
     cells, remarks = cells_of(config)
     wanted = {
-        "backbone": config.backbone, "data": list(config.data), "methods": list(dict.fromkeys(c.method for c in cells)),
-        "option": dict(config.option), "seeds": config.numbers, "setting": dict(config.setting),
-        "weights": config.weights, "image_size": config.image_size,
+        "backbone": config.backbone, "data": list(config.data), "option": dict(config.option),
+        "setting": dict(config.setting), "weights": config.weights, "image_size": config.image_size,
     }  # fmt: skip
     _check([cell for cell in cells if cell.seed == config.numbers[0] and not _is_there(cell)])
     if is_done(config.out, wanted):
-        return CompareReport(config.out, read_run(config.out)[1], repeated=True)
+        record = read_run(config.out)[1]
+        if record["asked"] == _asked(cells):
+            return CompareReport(config.out, record, repeated=True)
     watch = Stopwatch()
     done = sum(map(_is_there, cells))
     with Bar("methods", len(cells), done, config.quiet, unit="runs") as bar:
@@ -246,6 +247,13 @@ def _titles(data: Sequence[str]) -> list[str]:
     return [stem if stems.count(stem) == 1 else f"{stem}-{number + 1}" for number, stem in enumerate(stems)]
 
 
+def _asked(cells: Sequence[Cell]) -> dict[str, Any]:
+    return {
+        "methods": list(dict.fromkeys(cell.method for cell in cells)),
+        "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
+    }
+
+
 def _is_there(cell: Cell) -> bool:
     return (cell.config.out / RECORD).exists()
 
@@ -274,7 +282,7 @@ def _compared(config: ComparePeftConfig, cells: Sequence[Cell], remarks: list[st
     write_atomic(config.out / files[0], as_csv(lines))
     write_atomic(config.out / files[1], json_bytes(lines))
     record = {
-        "lines": lines, "metrics": metrics, "remarks": remarks, "files": files, "environment": environment(), "seconds": seconds,
+        "asked": _asked(cells), "lines": lines, "metrics": metrics, "remarks": remarks, "files": files, "environment": environment(), "seconds": seconds,
     }  # fmt: skip
     write_record(config.out, record)
     return CompareReport(config.out, record)

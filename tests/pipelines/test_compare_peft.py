@@ -58,6 +58,21 @@ def test_only_cells_that_are_not_there_are_trained(data, compared, tmp_path, mon
     assert run(config(data, folder)).repeated
 
 
+def test_a_comparison_grows_by_methods_and_seeds_and_keeps_its_cells(data, compared, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(compared.folder, folder)
+    trained, real = [], module.train
+    monkeypatch.setattr(module, "train", lambda cell: trained.append(real(cell).repeated))
+
+    grown = run(config(data, folder, methods=("lora", "bitfit"), seeds="1,2"))
+
+    assert {line["method"] for line in grown.record["lines"]} == {"linear", "lora", "bitfit"}
+    assert trained.count(True) == 2 and trained.count(False) == 4
+    kept, new = (json.loads(line["values"]) for one in (compared, grown) for line in one.record["lines"]
+                 if line["method"] == "lora")  # fmt: skip
+    assert kept[1] == new[0] and len(new) == 2
+
+
 def test_what_later_cells_would_be_refused_for_is_told_before_the_first_is_trained(data, tmp_path):
     with pytest.raises(ConfigError) as refused:
         run(config(data, tmp_path / "run", methods=("lora", "dtl"), option={"lora.rnk": 1, "ssf.rank": 2}))
