@@ -1,8 +1,7 @@
-"""The losses of many logistic regressions over one walk of the features, with their gradients and Hessians."""
+"""The losses of many logistic regressions over one walk of the features, with their gradients."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -10,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featurecache.errors import ConfigError
-from featurecache.features import FeatureBatch, Task
+from featurecache.features import FeatureBatch
 from heads import HeadSpec
+from heads._columns import Columns
 from heads._inputs import Inputs
 
 KEPT_BYTES = 1 << 30
@@ -21,55 +20,6 @@ BLOCK = 4096
 """Rows whose logits are held at a time."""
 LEAST = 1e-15
 """Chances below it are none: processors are slow at numbers next to zero."""
-TAIL, MANY = 1e-3, 0.25
-"""Share of the weight in the Hessian that may be left out for speed, where it is that share of the rows or more."""
-ABSENT = -1e6
-"""Logit of a class without a training row: it is never the answer."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Columns:
-    """What is solved for: K columns, of which the C outputs are made."""
-
-    softmax: bool
-    """One label among K, or K labels that are each there or not."""
-    places: Tensor
-    """(K,) class or label of each column; of two classes, the second."""
-    spread: Tensor
-    """(K, C) float64: what the outputs make of the columns."""
-    constant: Tensor
-    """(C,) float64: what the outputs add; it decides where no column does."""
-
-    @classmethod
-    def of(cls, counts: Tensor, rows: int, task: Task) -> Columns:
-        """Return the columns for (C,) rows of each class, or with each label.
-
-        Raises:
-            ConfigError: there is nothing to tell apart.
-        """
-        known = counts > 0 if task == "classification" else (counts > 0) & (counts < rows)
-        places, spread = known.nonzero()[:, 0], torch.eye(len(counts), dtype=torch.float64)[known]
-        if len(places) < (2 if task == "classification" else 1):
-            raise ConfigError([f"logistic needs rows that differ; all {rows} training rows have the same label"])
-        if task == "multilabel":  # a label that is always there, or never, is said with the odds of N + 1/2 rows to 1/2
-            odds = math.log(2 * rows + 1)
-            always = torch.where(counts == rows, odds, -odds).double()
-            return cls(False, places, spread, torch.where(known, 0.0, always))
-        absent = torch.where(known, 0.0, ABSENT).double()
-        if len(places) == 2:  # one column, as in scikit-learn: two with half the weight each would be penalised less
-            return cls(False, places[1:], (spread[1:] - spread[:1]) / 2, absent)
-        return cls(True, places, spread, absent)
-
-    @property
-    def count(self) -> int:
-        """K."""
-        return len(self.places)
-
-    def labels(self, targets: Tensor) -> Tensor:
-        """(B,) classes or (B, C) labels -> (B,) columns for softmax, else (B, K) zeros and ones."""
-        if self.softmax:
-            return torch.searchsorted(self.places, targets)
-        return targets[:, self.places] if targets.ndim == 2 else (targets[:, None] == self.places).to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,10 +69,13 @@ class Passes:
         return F.pad(x - self.mean.float(), (0, 1), value=1.0), self.columns.labels(y)
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (B, D + 1) float32 and labels of every row, at most `BLOCK` rows at a time."""
+        """Return (B, D + 1) float32 and labels of every row, at most `BLOCK` rows at a time."""
         read = (self._columns(self.inputs.joined(batch.arrays), batch.targets) for batch in self.batches)
-        for x, y in self.kept if self.stride == 1 else read:
-            yield from zip(torch.split(x, BLOCK), torch.split(y, BLOCK), strict=True)
+        return _cut(self.kept if self.stride == 1 else read)
+
+    def kept_blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the same of the rows that are kept."""
+        return _cut(self.kept)
 
     def losses(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """(A, K, D + 1) -> (A,) summed losses of A problems and their gradients (A, K, D + 1), float64.
@@ -143,7 +96,7 @@ class Passes:
     def _bent(self, slopes: Tensor, labels: Tensor) -> Tensor:
         """Return what `Curvature` knows a row by, (B, A, K), made of the slopes of its logits in place."""
         if self.columns.softmax:
-            return slopes.scatter_add_(-1, _own(slopes, labels), slopes.new_ones(1).expand(*slopes.shape[:2], 1))
+            return slopes.scatter_add_(-1, own_places(slopes, labels), slopes.new_ones(1).expand(*slopes.shape[:2], 1))
         return slopes.abs_().mul_(1 - slopes)
 
     def said(self, points: Tensor) -> list[Tensor]:
@@ -155,72 +108,16 @@ class Passes:
         if places is not None:
             return [part if places == list(range(part.shape[1])) else part[:, places] for part in self.last.parts]
         flat, found = points.flatten(0, 1).float().T.contiguous(), []
-        for kept, _ in self.kept:
-            for x in torch.split(kept, BLOCK):
-                logits = (x @ flat).reshape(len(x), *points.shape[:2])
-                said = logits.softmax(-1) if self.columns.softmax else logits.sigmoid() * (-logits).sigmoid()
-                found.append(F.threshold(said, LEAST, 0.0))
+        for x, _ in self.kept_blocks():
+            logits = (x @ flat).reshape(len(x), *points.shape[:2])
+            said = logits.softmax(-1) if self.columns.softmax else logits.sigmoid() * (-logits).sigmoid()
+            found.append(F.threshold(said, LEAST, 0.0))
         return found
 
 
-class Curvature:
-    """Hessians of the summed losses at the points of A problems, from the rows that are kept."""
-
-    def __init__(self, passes: Passes, points: Tensor) -> None:
-        """Remember what every row says at (A, K, D + 1) points."""
-        self.softmax, self.factor, self.width = passes.columns.softmax, passes.stride, points.shape[2]
-        blocks = [
-            pair
-            for x, y in passes.kept
-            for pair in zip(torch.split(x, BLOCK), torch.split(y, BLOCK), strict=True)
-        ]  # fmt: skip
-        self.parts = [(x, y, said) for (x, y), said in zip(blocks, passes.said(points), strict=True)]
-        """Rows, labels, and (B, A, K) what they say."""
-        self._let_go()
-
-    def _let_go(self) -> None:
-        """Leave out the rows that weigh least in every problem, `TAIL` of the weight together, where these are many."""
-        heavy = [self._bent(said).sum(-1) for _, _, said in self.parts]
-        totals = torch.stack([part.sum(0, dtype=torch.float64) for part in heavy]).sum(0).clamp_min(1e-300)
-        shares = torch.cat([(part / totals).amax(1) for part in heavy])
-        ranked = shares.sort()
-        gone = int((ranked.values.cumsum(0) < TAIL).sum())
-        if gone < MANY * len(shares) or gone == len(shares):  # or none weighs anything any more
-            return
-        least = ranked.values[gone]
-        stays = torch.split(shares >= least, [len(x) for x, _, _ in self.parts])
-        self.parts = [(x[stay], y[stay], said[stay]) for (x, y, said), stay in zip(self.parts, stays, strict=True)]
-
-    def _bent(self, said: Tensor) -> Tensor:
-        """Return the weights p (1 - p) in the Hessian."""
-        return said * (1 - said) if self.softmax else said
-
-    def product(self, which: Tensor, directions: Tensor) -> Tensor:
-        """(B,) places among the A, (B, K, D + 1) -> (B, K, D + 1) float64."""
-        flat, whole = directions.flatten(0, 1).float().T.contiguous(), len(which) == self.parts[0][2].shape[1]
-        found = torch.zeros_like(directions).flatten(0, 1)
-        for x, y, said in self.parts:
-            chances = said if whole else said[:, which]
-            turned = (x @ flat).reshape(len(x), *directions.shape[:2])
-            if self.softmax:  # against the own class, as in the loss
-                turned -= turned.gather(-1, _own(turned, y))
-                turned -= (chances * turned).sum(-1, keepdim=True)
-            found += turned.mul_(chances).flatten(1).T @ x
-        return self.factor * found.reshape(directions.shape)
-
-    def weights(self, place: int) -> Tensor:
-        """Return the (N, K) weights p (1 - p) of the kept rows in the Hessian of one problem."""
-        return self.factor * self._bent(torch.cat([said[:, place] for _, _, said in self.parts]))
-
-    def rows(self, chosen: Tensor) -> Tensor:
-        """Return (B, D + 1) kept rows, of ascending places."""
-        ends = torch.tensor([len(x) for x, _, _ in self.parts]).cumsum(0)
-        pieces = torch.split(
-            chosen, torch.bincount(torch.bucketize(chosen, ends, right=True), minlength=len(ends)).tolist()
-        )
-        return torch.cat(
-            [x[piece - end + len(x)] for (x, _, _), piece, end in zip(self.parts, pieces, ends, strict=True)]
-        )
+def _cut(parts: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    for x, y in parts:
+        yield from zip(torch.split(x, BLOCK), torch.split(y, BLOCK), strict=True)
 
 
 def _every_second(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
@@ -232,7 +129,7 @@ def _every_second(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tens
     return found
 
 
-def _own(logits: Tensor, labels: Tensor) -> Tensor:
+def own_places(logits: Tensor, labels: Tensor) -> Tensor:
     """Return (B, A, 1) places of the own class among (B, A, K)."""
     return labels[:, None, None].expand(*logits.shape[:2], 1)
 
@@ -242,7 +139,7 @@ def _softmax(logits: Tensor, labels: Tensor) -> Tensor:
 
     All is said of the other classes against the own one: next to a chance of 1 the loss would drown in its rounding.
     """
-    at = _own(logits, labels)
+    at = own_places(logits, labels)
     logits -= logits.gather(-1, at)
     logits.scatter_(-1, at, -torch.inf)
     highest = logits.amax(-1, keepdim=True)

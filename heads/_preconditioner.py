@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heads._logits import Curvature
+from heads._curvature import Curvature
 
 DIRECTIONS = 1024
 """Of G that are known one by one; the others of wider features count as equal."""

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from featurecache.checks import check
 from featurecache.features import FeatureBatch
 from heads import HeadSpec
+from heads._curvature import Curvature
 from heads._inputs import Inputs, alike
-from heads._logits import Curvature, Passes
+from heads._logits import Passes
 from heads._newton import Descended, Product, descend
 from heads._preconditioner import preconditioner
 
