@@ -33,7 +33,8 @@ from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
 from pipelines._evaluation import evaluate
 from pipelines.objectives.cross_entropy import build as cross_entropy
-from pipelines.training.fitting import Recipe, fit
+from pipelines.training.fitting import fit
+from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 from save_features import SaveFeaturesConfig
 from save_features import run as extract

@@ -53,7 +53,8 @@ from featurecache.sources.cached import CachedSource, ordered, split_rows
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, HeadSpec
 from pipelines.objectives.cross_entropy import build as cross_entropy
-from pipelines.training.fitting import Recipe, fit
+from pipelines.training.fitting import fit
+from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 
 EPOCH_LIMIT, READ_LIMIT = 0.95, 0.5

@@ -35,7 +35,8 @@ from featurecache.sources.staged import staged
 from featurecache.stores import FeatureStore
 from heads import HEADS, HeadSpec
 from pipelines.objectives.cross_entropy import build as cross_entropy
-from pipelines.training.fitting import Recipe, fit
+from pipelines.training.fitting import fit
+from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 
 CLASSES, WIDTH, BATCH, LAYERS, ATTENTION = 10, 192, 256, 12, 64

@@ -31,8 +31,9 @@ from heads._checkpoint import build_head
 from pipelines._arrays import select_arrays
 from pipelines._rows import labelled_rows, trainable
 from pipelines.objectives.cross_entropy import build as cross_entropy
-from pipelines.training.fitting import Recipe, fit
+from pipelines.training.fitting import fit
 from pipelines.training.outputs import outputs_of
+from pipelines.training.recipe import Recipe
 from pipelines.training.settings import LEAST_EPOCHS, LEAST_STEPS
 from pipelines.training.stack import Member
 from pipelines.training.training import SOLVING_BATCH

@@ -34,8 +34,9 @@ from pipelines.online.settings import TrainOnlineConfig
 from pipelines.online.sweeping import SweepReport, remark_on, sweep
 from pipelines.train_head import TrainReport
 from pipelines.training.distributed import Ranks, joined, whole
-from pipelines.training.fitting import Pace, Recipe, fit
+from pipelines.training.fitting import Pace, fit
 from pipelines.training.outputs import outputs_of
+from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 
 CHECKPOINT = "checkpoint.pt"
@@ -183,11 +184,9 @@ def _fitted(
     if guide:
         rows, objective = guide.begin(sources, objective, ranks)
     recipe = Recipe(
-        epochs=config.epochs, batch_size=config.batch_size, accumulate=config.accumulate, optimizer=config.optimizer,
-        momentum=config.momentum, schedule=config.schedule, warmup_epochs=config.warmup_epochs,
-        warmup_lr=config.warmup_lr, data_seed=config.data_seed, evaluation_batch=FORWARD, device=config.device,
-        scale_loss=plan.backbone.identity.get("precision") == "fp16" and bool(plan.adapted.trainable), quiet=config.quiet,
-        reshuffle=guide is None or guide.reshuffles,
+        epochs=config.epochs, batch_size=config.batch_size, accumulate=config.accumulate, evaluation_batch=FORWARD,
+        device=config.device, reshuffle=guide is None or guide.reshuffles,
+        scale_loss=plan.backbone.identity.get("precision") == "fp16" and bool(plan.adapted.trainable), **config.stepping(),
     )  # fmt: skip
     path = config.out / CHECKPOINT
     judge = whole(validation, ranks) if guide is None or guide.keeps_best else None

@@ -19,7 +19,8 @@ from featurecache.sources import FeatureSource, Order
 from featurecache.sources.cached import Walk
 from pipelines.objectives import Material
 from pipelines.objectives.cross_entropy import build as likelihood
-from pipelines.training.fitting import Recipe, fit
+from pipelines.training.fitting import fit
+from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 
 log = logging.getLogger("featurecache")

@@ -28,8 +28,9 @@ from pipelines.students.rows import whole_epochs
 from pipelines.students.settings import TrainStudentConfig
 from pipelines.students.telling import of_teachers
 from pipelines.train_head import CHECKPOINT, TrainReport
-from pipelines.training.fitting import Recipe, fit
+from pipelines.training.fitting import fit
 from pipelines.training.outputs import outputs_of
+from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 
 WALK = 1024
@@ -114,8 +115,7 @@ def _trained(
     steps, count = config.steps, len(sources["train"])
     recipe = Recipe(
         epochs=config.epochs if steps is None else whole_epochs(steps, count, config.batch_size), batch_size=config.batch_size,
-        optimizer=config.optimizer, momentum=config.momentum, schedule=config.schedule, warmup_epochs=config.warmup_epochs,
-        warmup_lr=config.warmup_lr, data_seed=config.data_seed, device=config.device, quiet=config.quiet,
+        device=config.device, **config.stepping(),
     )  # fmt: skip
     path = config.out / CHECKPOINT
     fit([member], sources["train"], sources["val"], objective, recipe, dataset.task, checkpoint=path)

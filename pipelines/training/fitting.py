@@ -17,64 +17,27 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from featurecache.checks import check
 from featurecache.features import FeatureBatch, Task
 from featurecache.metrics import primary
 from featurecache.progress import Bar, Stopwatch
 from featurecache.seeding import seed_of
-from featurecache.sources import FeatureSource, Order, TrainedSource
+from featurecache.sources import FeatureSource, TrainedSource
 from pipelines.objectives import Objective
 from pipelines.training.criterion import Criterion
 from pipelines.training.distributed import ALONE, Ranks
 from pipelines.training.judging import Standing, judged
-from pipelines.training.optimizers import Rule, grouped_optimizer, optimizer_of, set_rates
-from pipelines.training.outputs import EVALUATION_BATCH, on_device
+from pipelines.training.optimizers import (
+    grouped_optimizer,
+    has_gradient,
+    optimizer_of,
+    set_rates,
+    shorten_gradients,
+)
+from pipelines.training.outputs import on_device
+from pipelines.training.recipe import Recipe
 from pipelines.training.resuming import Checkpoint
-from pipelines.training.schedules import Schedule, learning_rates
+from pipelines.training.schedules import learning_rates
 from pipelines.training.stack import Member, Stack, set_random_state, stacked
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How heads are trained; what the heads do not share stands in `Member`."""
-
-    epochs: int = 50
-    batch_size: int = 256
-    """Rows a step."""
-    accumulate: int = 1
-    """Parts into which the rows of a step are cut, one after the other: less memory, the same gradient."""
-    optimizer: Rule = "adamw"
-    momentum: float = 0.9
-    schedule: Schedule = "cosine"
-    warmup_epochs: float = 0.0
-    """Epochs in which the rate rises to its base."""
-    warmup_lr: float = 1e-5
-    """Rate of the first epoch of the schedule coop."""
-    order: Order = "shuffled"
-    reshuffle: bool = True
-    """Draw another order in every epoch; False: the batches of the first one come again, in their order."""
-    data_seed: int = 0
-    """Fixes the order of the rows of every epoch."""
-    patience: int | None = None
-    """Epochs without a better value on validation that end a training of one head; None: none do."""
-    evaluation_batch: int = EVALUATION_BATCH
-    """Rows of a step of measuring."""
-    scale_loss: bool = False
-    """Multiply the loss by what keeps gradients in float16 from vanishing, and skip steps where that was too much."""
-    device: str = "cpu"
-    quiet: bool = True
-
-    def __post_init__(self) -> None:
-        check(
-            (self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
-            (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
-            (
-                self.accumulate > 0 and self.batch_size % self.accumulate == 0,
-                f"accumulate must be positive and divide batch_size, got {self.accumulate} of {self.batch_size}",
-            ),
-            (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
-            (self.warmup_epochs >= 0, f"warmup_epochs must not be negative, got {self.warmup_epochs}"),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,20 +112,22 @@ class _Training:
 
     def _optimizers(self) -> list[tuple[Optimizer, Tensor]]:
         """Return every optimiser with the base rates of its heads or groups."""
-        found = []
+        recipe, found = self.recipe, []
         for stack, numbers in self.stacks:
             if stack.values:
-                where, exact = self.recipe.device, torch.float64 if len(numbers) == 1 else torch.float32
+                where, exact = recipe.device, torch.float64 if len(numbers) == 1 else torch.float32
                 rates = torch.tensor([self.members[n].lr for n in numbers], device=where, dtype=exact)
                 decays = torch.tensor([self.members[n].weight_decay for n in numbers], device=where, dtype=exact)
-                made = optimizer_of(self.recipe.optimizer, stack.values.values(), rates, decays, self.recipe.momentum)
+                made = optimizer_of(
+                    recipe.optimizer, stack.values.values(), rates, decays, recipe.momentum, recipe.nesterov
+                )
                 found.append((made, rates))
         for groups in (self.learning.groups() if self.learning else [], self.criterion.groups()):
             if not groups:
                 continue
             (member,) = self.members
             made = grouped_optimizer(
-                self.recipe.optimizer, groups, member.lr, member.weight_decay, self.recipe.momentum
+                recipe.optimizer, groups, member.lr, member.weight_decay, recipe.momentum, recipe.nesterov
             )
             rates = torch.tensor([member.lr * group.lr_factor for group in groups], dtype=torch.float64)
             found.append((made, rates))
@@ -253,14 +218,20 @@ class _Training:
 
     def _make_step(self) -> None:
         self._share()
-        steps = math.ceil(len(self.train) / self.recipe.batch_size)
+        recipe, steps = self.recipe, math.ceil(len(self.train) / self.recipe.batch_size)
+        moved = [optimizer for optimizer, _ in self.optimizers if has_gradient(optimizer)]
+        if recipe.clip_norm is not None:
+            for optimizer in moved:
+                self.scaler.unscale_(optimizer)
+            for together in [moved] if len(self.members) == 1 else [[optimizer] for optimizer in moved]:
+                shorten_gradients(together, recipe.clip_norm)
         for optimizer, base in self.optimizers:
             rates = learning_rates(
-                self.recipe.schedule, base, self.step, steps_per_epoch=steps, epochs=self.recipe.epochs,
-                warmup_epochs=self.recipe.warmup_epochs, warmup_lr=self.recipe.warmup_lr,
+                recipe.schedule, base, self.step, steps_per_epoch=steps, epochs=recipe.epochs,
+                warmup_epochs=recipe.warmup_epochs, warmup_lr=recipe.warmup_lr, least_lr=recipe.least_lr,
             )  # fmt: skip
             set_rates(optimizer, rates)
-            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+            if optimizer in moved:
                 self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()

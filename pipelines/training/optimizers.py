@@ -19,22 +19,27 @@ Rule = Literal["adamw", "adam", "sgd"]
 
 
 def optimizer_of(
-    rule: Rule, parameters: Iterable[Tensor], lr: Tensor, weight_decay: Tensor, momentum: float
+    rule: Rule, parameters: Iterable[Tensor], lr: Tensor, weight_decay: Tensor, momentum: float, nesterov: bool = False
 ) -> Optimizer:
     """Return torch's own optimiser for one head, and its stacked form for several; `lr` and `weight_decay` are (M,)."""
     if len(lr) > 1:
         settings: dict[str, Any] = {"rates": lr, "weight_decay": weight_decay}
         if rule == "sgd":
-            return StackedSGD(parameters, settings, momentum)
+            return StackedSGD(parameters, settings, momentum, nesterov)
         return StackedAdam(parameters, settings, decoupled=rule == "adamw")
     rate, decay = float(lr), float(weight_decay)
     if rule != "sgd":
         return (AdamW if rule == "adamw" else Adam)(parameters, lr=rate, weight_decay=decay, fused=True)
-    return SGD(parameters, lr=rate, weight_decay=decay, momentum=momentum, fused=True)
+    return SGD(parameters, lr=rate, weight_decay=decay, momentum=momentum, nesterov=nesterov, fused=True)
 
 
 def grouped_optimizer(
-    rule: Rule, groups: Sequence[ParameterGroup], lr: float, weight_decay: float, momentum: float
+    rule: Rule,
+    groups: Sequence[ParameterGroup],
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    nesterov: bool = False,
 ) -> Optimizer:
     """Return torch's own optimiser for groups of parameters, with the rate and decay of a head where they say nothing."""
     settings = [
@@ -46,7 +51,7 @@ def grouped_optimizer(
         for group in groups
     ]
     if rule == "sgd":
-        return SGD(settings, momentum=momentum)
+        return SGD(settings, momentum=momentum, nesterov=nesterov)
     return AdamW(settings) if rule == "adamw" else Adam(settings)
 
 
@@ -57,6 +62,24 @@ def set_rates(optimizer: Optimizer, rates: Tensor) -> None:
             group["rates"] = rates
         else:
             group["lr"] = float(rates[number])
+
+
+def has_gradient(optimizer: Optimizer) -> bool:
+    """Return whether a step has anything to move."""
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+
+
+def shorten_gradients(optimizers: Sequence[Optimizer], most: float) -> None:
+    """Cut the gradient of all parameters together to a length of `most`; in a stack, that of every head by itself."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    values = [p for group in groups for p in group["params"] if p.grad is not None]
+    if "rates" not in groups[0]:
+        torch.nn.utils.clip_grad_norm_(values, most)
+        return
+    squares = torch.stack([p.grad.reshape(len(p), -1).square().sum(1) for p in values]).sum(0)
+    shares = (most / (squares.sqrt() + 1e-6)).clamp(max=1)  # as torch does for one
+    for p in values:
+        p.grad.mul_(_per_head(shares, p))
 
 
 def _per_head(values: Tensor, like: Tensor) -> Tensor:
@@ -93,10 +116,12 @@ class StackedAdam(Optimizer):
 
 
 class StackedSGD(Optimizer):
-    """Stochastic gradient descent with momentum, decay added to the gradient, as torch's SGD."""
+    """Stochastic gradient descent with momentum, Nesterov's if asked for, decay added to the gradient, as torch's SGD."""
 
-    def __init__(self, parameters: Iterable[Tensor], settings: dict[str, Any], momentum: float) -> None:
-        super().__init__(parameters, {**settings, "momentum": momentum})
+    def __init__(
+        self, parameters: Iterable[Tensor], settings: dict[str, Any], momentum: float, nesterov: bool = False
+    ) -> None:
+        super().__init__(parameters, {**settings, "momentum": momentum, "nesterov": nesterov})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -108,5 +133,6 @@ class StackedSGD(Optimizer):
                     state = self.state[p]
                     if not state:
                         state["momentum_buffer"] = torch.zeros_like(p)
-                    gradient = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
+                    buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
+                    gradient = gradient + group["momentum"] * buffer if group["nesterov"] else buffer
                 p.sub_(_per_head(group["rates"], p) * gradient)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 Schedule = Literal["cosine", "constant", "cosine_epochs", "coop"]
 """
-- cosine: half a cosine from the base rate to zero, over all steps.
+- cosine: half a cosine from the base rate to the least one, over all steps.
 - constant: the base rate.
 - cosine_epochs: half a cosine whose rate changes between epochs only (Loshchilov and Hutter, 2017, without restarts).
 - coop: a first epoch at the warm-up rate; epoch e has the half cosine of e - 1, so that zero is not reached (CoOp, 2022).
@@ -25,10 +25,12 @@ def learning_rates(
     epochs: int,
     warmup_epochs: float = 0.0,
     warmup_lr: float = 1e-5,
+    least_lr: float = 0.0,
 ) -> Tensor:
     """Return the rates of step `step` (0-based) for base rates of any shape.
 
     `warmup_epochs` rise in equal steps to the base rate, before the schedule has the rest; coop has `warmup_lr` instead.
+    The first two cosines end at `least_lr`, or stay at a base rate that is below it.
     """
     epoch = step // steps_per_epoch
     if schedule == "coop":
@@ -39,8 +41,11 @@ def learning_rates(
     if schedule == "constant":
         return base
     if schedule == "cosine_epochs":
-        return base * _half_cosine((epoch - warmup_epochs) / max(epochs - warmup_epochs, 1))
-    return base * _half_cosine((step - warmup) / max(epochs * steps_per_epoch - warmup, 1))
+        height = _half_cosine((epoch - warmup_epochs) / max(epochs - warmup_epochs, 1))
+    else:
+        height = _half_cosine((step - warmup) / max(epochs * steps_per_epoch - warmup, 1))
+    least = base.clamp(max=least_lr)
+    return least + (base - least) * height
 
 
 def _half_cosine(share: float) -> float:

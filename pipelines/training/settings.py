@@ -10,8 +10,8 @@ from typing import Any, Literal
 from featurecache.checks import check
 from featurecache.sources import Order
 from pipelines.training.cells import Settings
-from pipelines.training.fitting import Recipe
 from pipelines.training.optimizers import Rule
+from pipelines.training.recipe import Recipe
 from pipelines.training.schedules import Schedule
 
 LEAST_EPOCHS, LEAST_STEPS = 50, 1000
@@ -36,6 +36,12 @@ class Optimising:
     """Epochs in which the learning rate rises to its base."""
     warmup_lr: float = 1e-5
     """Learning rate of the first epoch of the schedule coop."""
+    least_lr: float = 0.0
+    """Learning rate at which a cosine ends."""
+    nesterov: bool = False
+    """Let sgd look ahead along its momentum."""
+    clip_norm: float | None = None
+    """Cut the gradient of a step to this length, that of a head and what it learns with together; default: never."""
     label_smoothing: float = 0.0
     """Share of each label that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -58,8 +64,25 @@ class Optimising:
             (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
             (self.warmup_epochs >= 0, f"warmup_epochs must not be negative, got {self.warmup_epochs}"),
             (0 < self.warmup_lr < math.inf, f"warmup_lr must be positive and finite, got {self.warmup_lr}"),
+            (0 <= self.least_lr < math.inf, f"least_lr must be finite and not negative, got {self.least_lr}"),
+            (
+                not self.nesterov or (self.optimizer == "sgd" and self.momentum > 0),
+                f"nesterov looks ahead along the momentum of sgd, and this is {self.optimizer} with {self.momentum}",
+            ),
+            (
+                self.clip_norm is None or 0 < self.clip_norm < math.inf,
+                f"clip_norm must be positive and finite, got {self.clip_norm}",
+            ),
             (0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {self.label_smoothing}"),
         ]
+
+    def stepping(self) -> dict[str, Any]:
+        """Return what of a `Recipe` this says."""
+        names = (
+            "optimizer", "momentum", "nesterov", "schedule", "warmup_epochs", "warmup_lr", "least_lr", "clip_norm",
+            "data_seed", "quiet",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +137,7 @@ class Training(Learning):
     def recipe(self, rows: int, order: Order) -> Recipe:
         """Return how the loop is to go over that many training rows."""
         return Recipe(
-            epochs=self.passes(rows), batch_size=self.batch_size, optimizer=self.optimizer, momentum=self.momentum,
-            schedule=self.schedule, warmup_epochs=self.warmup_epochs, warmup_lr=self.warmup_lr, order=order,
-            data_seed=self.data_seed, device=self.device, quiet=self.quiet,
+            epochs=self.passes(rows), batch_size=self.batch_size, order=order, device=self.device, **self.stepping(),
         )  # fmt: skip
 
     def passes(self, rows: int) -> int:

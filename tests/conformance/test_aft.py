@@ -20,7 +20,8 @@ from pipelines.objectives import OBJECTIVES, Dimensions, Guidance, guided
 from pipelines.objectives._kernels import cosine_kernel, product_kernel
 from pipelines.objectives.cross_entropy import build as likelihood
 from pipelines.students.rows import published_split, whole_epochs
-from pipelines.training.fitting import Recipe, fit
+from pipelines.training.fitting import fit
+from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 from tests.conformance.aft_student import FixedBatches
 

@@ -20,8 +20,9 @@ from heads._checkpoint import build_head, load_head, save_head
 from pipelines.objectives.cross_entropy import build as cross_entropy
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as train_head
-from pipelines.training.fitting import Recipe, fit
+from pipelines.training.fitting import fit
 from pipelines.training.outputs import outputs_of
+from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 from save_features import SaveFeaturesConfig, run
 from tests.conformance.lfa_store import backbone_of, read

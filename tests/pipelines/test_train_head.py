@@ -253,11 +253,15 @@ def test_seeds_fix_the_values_and_the_callers_generator_is_left_alone(tmp_path):
 @pytest.mark.parametrize("changed", [
     {"batch_size": 16}, {"epochs": 3}, {"lr": 0.02}, {"weight_decay": 5.0}, {"optimizer": "sgd"}, {"momentum": 0.1},
     {"schedule": "constant"}, {"label_smoothing": 0.3}, {"class_weights": "balanced"}, {"standardise": False},
-    {"seed": 1}, {"data_seed": 1}, {"tokens": "mean"}, {"layers": "0"}, {"head_option": {"bias": False}},
+    {"least_lr": 0.04}, {"nesterov": True}, {"clip_norm": 1e-3}, {"seed": 1}, {"data_seed": 1}, {"tokens": "mean"}, {"layers": "0"}, {"head_option": {"bias": False}},
 ], ids=lambda changed: next(iter(changed)))  # fmt: skip
 def test_every_setting_is_heeded(tmp_path, changed):
     store = made_store(tmp_path / "x.zarr", split=["train"] * 120)
-    base = {"lr": 0.05, "batch_size": 40, "optimizer": "sgd" if "momentum" in changed else "adamw"}
+    base = {
+        "lr": 0.05,
+        "batch_size": 40,
+        "optimizer": "sgd" if changed.keys() & {"momentum", "nesterov", "clip_norm"} else "adamw",
+    }
 
     run(config(store, tmp_path / "base", **base))
     run(config(store, tmp_path / "changed", **{**base, **changed}))

@@ -91,11 +91,12 @@ def test_a_store_of_embeddings_alone_is_enough(tmp_path):
 def test_every_setting_out_of_range_is_told_at_once(tmp_path):
     with pytest.raises(ConfigError) as error:
         config(
-            tmp_path, tmp_path, epochs=-1, lr=0.0, weight_decay=-1.0, batch_size=0, momentum=1.0, label_smoothing=1.0
-        )
+            tmp_path, tmp_path, epochs=-1, lr=0.0, weight_decay=-1.0, batch_size=0, momentum=1.0, label_smoothing=1.0,
+            least_lr=-1.0, nesterov=True, clip_norm=0.0,
+        )  # fmt: skip
 
     assert [problem.split()[0] for problem in error.value.problems] == [
-        "lr", "weight_decay", "momentum", "label_smoothing", "epochs", "batch_size"
+        "lr", "weight_decay", "momentum", "least_lr", "nesterov", "clip_norm", "label_smoothing", "epochs", "batch_size"
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="lr must be positive and finite, got inf"):
         config(tmp_path, tmp_path, lr=float("inf"))

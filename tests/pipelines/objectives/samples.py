@@ -17,7 +17,8 @@ from heads import HeadSpec
 from heads._checkpoint import build_head
 from pipelines.objectives import Dimensions, Guidance, Material, guided
 from pipelines.objectives.cross_entropy import build as likelihood
-from pipelines.training.fitting import Pace, Recipe, fit
+from pipelines.training.fitting import Pace, fit
+from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 
 WIDTHS, STUDENT, CLASSES, PIXELS = (10, 6), 5, 3, 8

@@ -14,8 +14,9 @@ from featurecache.metrics import score
 from heads._checkpoint import build_head
 from pipelines.objectives import Loss
 from pipelines.objectives.cross_entropy import build as objective_of
-from pipelines.training.fitting import Recipe, fit
+from pipelines.training.fitting import fit
 from pipelines.training.outputs import outputs_of
+from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 from tests.heads.samples import LAYERS, TASKS, batches, joined, spec_of
 from tests.pipelines.sources import InMemory

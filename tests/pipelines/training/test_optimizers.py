@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from pipelines.training.optimizers import StackedAdam, StackedSGD, optimizer_of, set_rates
+from pipelines.training.optimizers import StackedAdam, StackedSGD, optimizer_of, set_rates, shorten_gradients
 
 RATES, DECAYS = (0.03, 0.1, 0.001), (0.0, 0.2, 0.05)
 SHAPES = ((4, 5), (5,), ())
@@ -35,14 +35,19 @@ def moved(
 
 
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize(("rule", "momentum"), [("adamw", 0.9), ("adam", 0.9), ("sgd", 0.9), ("sgd", 0.0)])
-def test_slices_move_as_heads_alone(rule, momentum, count):
+@pytest.mark.parametrize(
+    ("rule", "momentum", "nesterov"),
+    [("adamw", 0.9, False), ("adam", 0.9, False), ("sgd", 0.9, False), ("sgd", 0.0, False), ("sgd", 0.9, True)],
+)
+def test_slices_move_as_heads_alone(rule, momentum, nesterov, count):
     values = [value.requires_grad_() for value in start(count)]
     rates = torch.tensor(RATES[:count])
     settings = {"rates": rates, "weight_decay": torch.tensor(DECAYS[:count])}
     adam = rule != "sgd"
     stacked = (
-        StackedAdam(values, settings, decoupled=rule == "adamw") if adam else StackedSGD(values, settings, momentum)
+        StackedAdam(values, settings, decoupled=rule == "adamw")
+        if adam
+        else StackedSGD(values, settings, momentum, nesterov)
     )
 
     together = moved(stacked, values, rates)
@@ -50,7 +55,7 @@ def test_slices_move_as_heads_alone(rule, momentum, count):
     for m in range(count):
         own = [value[m].clone().requires_grad_() for value in start(count)]
         torchs = {
-            "adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": partial(torch.optim.SGD, momentum=momentum)
+            "adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": partial(torch.optim.SGD, momentum=momentum, nesterov=nesterov)
         }[rule](own, lr=RATES[m], weight_decay=DECAYS[m])  # fmt: skip
         for ours, theirs in zip(together, moved(torchs, own, rates[m : m + 1]), strict=True):
             torch.testing.assert_close(ours[m], theirs, rtol=1e-5, atol=1e-6)
@@ -87,3 +92,26 @@ def test_a_gradient_as_small_as_eps_moves_as_torchs_does():
 
     torch.testing.assert_close(value[0], own)
     assert 0.9 < own[0].item() < 0.96, "half a step: eps is as large as the gradient"
+
+
+def test_gradients_of_slices_are_cut_as_those_of_heads_alone():
+    values = [value.requires_grad_() for value in start(3)]
+    loss(values).backward()
+    lengths = torch.stack([value.grad.reshape(3, -1).square().sum(1) for value in values]).sum(0).sqrt()
+    most = float(lengths.sort().values[1])  # one is shorter, one is longer
+    alone = [[value.grad[m].clone() for value in values] for m in range(3)]
+
+    shorten_gradients([StackedSGD(values, {"rates": torch.ones(3), "weight_decay": torch.zeros(3)}, 0.0)], most)
+
+    for m, gradients in enumerate(alone):
+        for value, gradient in zip(values, gradients, strict=True):
+            torch.testing.assert_close(value.grad[m], gradient * min(1.0, most / (lengths[m].item() + 1e-6)))
+
+
+def test_gradients_of_one_head_and_what_it_learns_with_are_cut_together():
+    head, backbone = torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True)
+    head.grad, backbone.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+
+    shorten_gradients([torch.optim.SGD([head], lr=1.0), torch.optim.SGD([backbone], lr=1.0)], 1.0)
+
+    torch.testing.assert_close(torch.cat([head.grad, backbone.grad]), torch.tensor([0.6, 0.0, 0.8]))

@@ -14,7 +14,8 @@ from heads._checkpoint import build_head
 from pipelines.objectives import Loss
 from pipelines.objectives.cross_entropy import build as objective_of
 from pipelines.training import resuming
-from pipelines.training.fitting import Recipe, fit
+from pipelines.training.fitting import fit
+from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 from tests.heads.samples import LAYERS, spec_of
 from tests.pipelines.training.samples import member, sources

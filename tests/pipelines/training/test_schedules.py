@@ -58,3 +58,12 @@ def test_a_warm_up_rises_evenly_to_the_base_rate(schedule):
     torch.testing.assert_close(found[:10], BASE * (torch.arange(1, 11) / 11)[:, None])
     torch.testing.assert_close(found[10], BASE)
     assert (found[11:] <= found[10]).all()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "cosine_epochs"])
+def test_a_cosine_ends_at_the_least_rate_and_a_lower_one_stays(schedule):
+    found = rates(schedule, epochs=400, warmup_epochs=1, least_lr=0.2)[5:]
+
+    assert torch.equal(found[:, 0], torch.full_like(found[:, 0], 0.1))
+    torch.testing.assert_close(found[:, 1], 0.2 + 1.8 * (rates(schedule, epochs=400, warmup_epochs=1)[5:, 1] / 2))
+    assert 0.2 <= found[-1, 1] < 0.2001

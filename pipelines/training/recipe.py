@@ -1,0 +1,60 @@
+"""How the loop trains: what all heads that are trained together share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from featurecache.checks import check
+from featurecache.sources import Order
+from pipelines.training.optimizers import Rule
+from pipelines.training.outputs import EVALUATION_BATCH
+from pipelines.training.schedules import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How heads are trained; what the heads do not share stands in `Member`."""
+
+    epochs: int = 50
+    batch_size: int = 256
+    """Rows a step."""
+    accumulate: int = 1
+    """Parts into which the rows of a step are cut, one after the other: less memory, the same gradient."""
+    optimizer: Rule = "adamw"
+    momentum: float = 0.9
+    schedule: Schedule = "cosine"
+    warmup_epochs: float = 0.0
+    """Epochs in which the rate rises to its base."""
+    warmup_lr: float = 1e-5
+    """Rate of the first epoch of the schedule coop."""
+    least_lr: float = 0.0
+    """Rate at which the cosines end."""
+    nesterov: bool = False
+    """Look ahead along the momentum of sgd (Nesterov, 1983)."""
+    clip_norm: float | None = None
+    """Length to which the gradient of a step is cut; None: it is not."""
+    order: Order = "shuffled"
+    reshuffle: bool = True
+    """Draw another order in every epoch; False: the batches of the first one come again, in their order."""
+    data_seed: int = 0
+    """Fixes the order of the rows of every epoch."""
+    patience: int | None = None
+    """Epochs without a better value on validation that end a training of one head; None: none do."""
+    evaluation_batch: int = EVALUATION_BATCH
+    """Rows of a step of measuring."""
+    scale_loss: bool = False
+    """Multiply the loss by what keeps gradients in float16 from vanishing, and skip steps where that was too much."""
+    device: str = "cpu"
+    quiet: bool = True
+
+    def __post_init__(self) -> None:
+        check(
+            (self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
+            (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
+            (
+                self.accumulate > 0 and self.batch_size % self.accumulate == 0,
+                f"accumulate must be positive and divide batch_size, got {self.accumulate} of {self.batch_size}",
+            ),
+            (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
+            (self.warmup_epochs >= 0, f"warmup_epochs must not be negative, got {self.warmup_epochs}"),
+        )
