@@ -13,7 +13,7 @@ from featurecache.stores import FeatureStore, open_store
 from tests.faults.extent import sampled
 from tests.faults.forks import _has_ended, commits, until
 from tests.faults.places import can_mount, read_only, small_disk
-from tests.faults.verbs import ROWS, Verbs, outcome
+from tests.faults.verbs import ROWS, outcome
 from tests.pipelines.stores import made_store
 
 REMOVED = {

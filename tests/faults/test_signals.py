@@ -10,7 +10,7 @@ import pytest
 from featurecache.stores import examine_store, is_store, left_in
 from tests.faults.extent import sampled
 from tests.faults.phases import PHASES, place_of
-from tests.faults.verbs import Verbs, outcome
+from tests.faults.verbs import outcome
 
 CASES = [
     (name, phase, sent)

@@ -302,9 +302,7 @@ def test_the_onnx_file_runs_in_onnxruntime_with_any_number_of_images(place, tmp_
     pytest.importorskip("onnxscript")
     out, paths, alone_said = tmp_path / "out", sorted((place / "new").rglob("*.jpg")), proving._said
     # of the two proofs of this export, that of the ONNX file is in a fresh process, as `predict.py --onnx --json`
-    monkeypatch.setattr(
-        proving, "_said", lambda *given, onnx: (alone_said if onnx else said_here)(*given, onnx=onnx)
-    )
+    monkeypatch.setattr(proving, "_said", lambda *given, onnx: (alone_said if onnx else said_here)(*given, onnx=onnx))
 
     report = run(ExportConfig(run_folder=place / "lfa", out=out, onnx=True))
 
