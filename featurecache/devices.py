@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -61,15 +62,21 @@ def cores() -> int:
 
 def environment() -> dict[str, Any]:
     """Return versions, machine and threads: recorded with every run and store, never compared."""
-    versions = {}
-    for name in RECORDED:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    versions["torch"] = torch.__version__  # with the build, which the package's metadata leaves out
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(), "machine": platform.platform(), "gpu": gpu,
-        "threads": torch.get_num_threads(), "versions": versions,
+        "threads": torch.get_num_threads(), "versions": dict(_versions()),
     }  # fmt: skip
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Return the versions of what is installed; a process imports a library once."""
+    found = {}
+    for name in RECORDED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    found["torch"] = torch.__version__  # with the build, which the package's metadata leaves out
+    return found

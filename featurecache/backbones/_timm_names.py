@@ -39,13 +39,14 @@ def resolve(model_id: str) -> Named:
         full = f"{source}:{Path(place).absolute()}" if source == "local-dir" else model_id
         return Named(full, full)
     name, _, tag = model_id.partition(".")
-    current = timm.models.get_deprecated_models().get(name)
+    deprecated = timm.models.get_deprecated_models()
+    current = deprecated.get(name)
     if current:
         log.info("timm calls %s %s now", name, current)
         name, _, newer = current.partition(".")
         tag = tag or newer
-    known = timm.list_models()
-    if name not in known:
+    if name in deprecated or not timm.is_model(name):
+        known = timm.list_models()  # which sorts a thousand names
         raise UnknownNameError(
             f"timm has no model called {name!r}.{nearest(name, known)} "
             f"`featurecache list backbones --filter '*{name.split('_')[0]}*'` shows those that look like it."

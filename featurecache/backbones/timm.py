@@ -21,7 +21,7 @@ from featurecache.backbones import Backbone, BackboneOptions
 from featurecache.backbones._skeletons import without_values
 from featurecache.backbones._timm_names import SOURCES, Named, resolve
 from featurecache.backbones._timm_weights import with_weights
-from featurecache.backbones._wrapping import check_builds, fits, wrap
+from featurecache.backbones._wrapping import FORWARD_ERRORS, check_builds, fits, wrap
 from featurecache.errors import BackboneError, ConfigError
 
 OURS = {
@@ -45,8 +45,8 @@ def build(model_id: str, *, options: BackboneOptions) -> Backbone:
     """
     named = resolve(model_id)
     arguments = _arguments(options)
-    skeleton = _skeleton(named, arguments, options)
-    arguments, skeleton = _sized(named, arguments, skeleton, options)
+    found = _sized_at_once(named, arguments, options)
+    arguments, skeleton = found or _sized(named, arguments, _skeleton(named, arguments, options), options)
     module = skeleton
     if options.device != "meta":
         create = partial(timm.create_model, named.full, **arguments)
@@ -97,6 +97,18 @@ def _on_meta(named: Named, arguments: Mapping[str, Any]) -> nn.Module:
     with without_values():
         module: nn.Module = timm.create_model(named.full, pretrained=False, **arguments)
     return module
+
+
+def _sized_at_once(
+    named: Named, arguments: dict[str, Any], options: BackboneOptions
+) -> tuple[dict[str, Any], nn.Module] | None:
+    """Return the arguments and skeleton for the asked image size where nothing is wrong; None: what is, is still to find."""
+    if options.image_size is None or named.full.startswith(SOURCES):
+        return None
+    try:
+        return _at(named, arguments, options.image_size)
+    except FORWARD_ERRORS:
+        return None
 
 
 def _sized(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
-from scipy import stats
+from scipy.special import stdtrit
 
 from featurecache.datasets import RowTable
 from featurecache.features import Task
@@ -125,7 +125,7 @@ def half_width(values: npt.NDArray[np.float64]) -> float | None:
     """Return half the 95 % t-interval of the mean of (T,) values; None of a single one."""
     if len(values) < 2:
         return None
-    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def difference(one: Floats, other: Floats) -> dict[str, float]:

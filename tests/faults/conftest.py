@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.faults.forks import Forks
+from tests.faults.verbs import Verbs
 
 COUNTED = "faults"
 """What a test records as its property: [kind, what was hit, how often, what it met]."""
@@ -19,6 +20,11 @@ def forks() -> Iterator[Forks]:
     made = Forks()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def verbs(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Verbs:
+    return Verbs(forks, tmp_path_factory.mktemp("verbs"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

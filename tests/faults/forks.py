@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ IMPORTED = (
     "save_features", "featurecache.backbones.timm", "featurecache.backbones.demo", "featurecache.datasets.image_folder",
     "featurecache.stores.zarr", "featurecache.stores.hdf5", "featurecache.stores._merging", "pipelines.merge",
     "pipelines.delete", "pipelines.verify", "pipelines.gc", "pipelines.maintain", "pipelines.train_online", "heads.lfa",
-    "pipelines.train_student",
-    "featurecache.peft.full",
+    "pipelines.train_student", "featurecache.peft.full", "pipelines.rank", "pipelines.train_head", "pipelines.embed",
+    "pipelines.predict", "heads.linear", "pipelines.scores.logme", "pipelines.scores.h_score",
+    "featurecache.backbones.open_clip", "tests.faults.phases",
 )  # fmt: skip
 """So that a fork has nothing left to import."""
 
@@ -46,14 +47,16 @@ class Forks:
         largest_file: int = -1,
         always: bool = False,
         environment: dict[str, Any] | None = None,
+        happens: Mapping[str, int | str] | None = None,
     ) -> int:
         """Run the verb with these arguments; return its process. What it prints goes to the file `output`.
 
         `largest_file` is the number of bytes to which a file may grow, as on a full disk; `always` writes where a training
-        stands after every step, and not after half a minute; `environment` is added to that of the process.
+        stands after every step, and not after half a minute; `environment` is added to that of the process; `happens` says
+        what comes before which phase of a small run, see tests/faults/phases.py.
         """
         added = {name: str(value) for name, value in (environment or {}).items()}
-        limits = {"largest_file": largest_file, "always": always, "environment": added}
+        limits = {"largest_file": largest_file, "always": always, "environment": added, "happens": happens}
         return self._ask({"arguments": arguments, "output": str(output), **limits})
 
     def wait(self, process: int) -> int:
@@ -93,6 +96,8 @@ def serve_calls(main: Callable[[list[str]], None]) -> None:
             os.environ.update(call["environment"])
             if call["always"]:
                 importlib.import_module("pipelines.training.resuming").SECONDS = 0.0
+            if call["happens"] is not None:
+                importlib.import_module("tests.faults.phases").prepare(call["happens"])
             _call(main, call["arguments"], Path(call["output"]))
         print(process, flush=True)
 

@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.faults.forks import IMPORTED, serve_calls
-
 PROBED = 32
-SERVED = "from tests.faults.phases import serve; serve()"
-MODULES = (*IMPORTED, "pipelines.rank", "pipelines.train_head", "pipelines.embed", "pipelines.predict", "heads.linear",
-           "pipelines.scores.logme", "pipelines.scores.h_score", "featurecache.backbones.open_clip")  # fmt: skip
 PHASES: Mapping[str, Sequence[str]] = {
     "extract": (
         "save_features:open_dataset", "save_features:load_backbone", "save_features:header_of",
@@ -119,20 +113,11 @@ PHASES: Mapping[str, Sequence[str]] = {
 """Verb -> what a signal may come before: `module:function`, or with ` N` behind it, before its N-th call."""
 
 
-def serve() -> None:
-    """Answer calls whose first word says what happens before which phases; the rest is a command line."""
-    import cli
-
-    for module in MODULES:
-        importlib.import_module(module)
+def prepare(happens: Mapping[str, int | str]) -> None:
+    """Let this process be one of a small run, to which something happens before phases."""
     importlib.import_module("save_features").PROBED = PROBED
-
-    def main(words: list[str]) -> None:
-        for phase, event in json.loads(words[0]).items():
-            _happen(phase, event)
-        cli.main(words[1:])
-
-    serve_calls(main)
+    for phase, event in happens.items():
+        _happen(phase, event)
 
 
 def place_of(phase: str) -> tuple[Any, str, int]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from featurecache.stores import examine_store, open_store
 from tests.faults.extent import sampled
-from tests.faults.forks import Forks
-from tests.faults.phases import SERVED
 from tests.faults.places import can_mount, free, resize, small_disk
 from tests.faults.verbs import Verbs, outcome
 
@@ -23,13 +20,6 @@ WRITING = (
 SHARES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97)
 """Of the room that a command needs, that it has."""
 CASES = [(name, share) for name in WRITING for share in SHARES]
-
-
-@pytest.fixture(scope="module")
-def verbs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verbs]:
-    forks = Forks(SERVED)
-    yield Verbs(forks, tmp_path_factory.mktemp("verbs"))
-    forks.close()
 
 
 def used(disk: Path, size: int) -> int:

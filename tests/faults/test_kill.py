@@ -152,18 +152,19 @@ def test_two_writers_at_once_are_one_writer_and_one_refusal(forks, folder, tmp_p
     assert forks.wait(first) == 0
 
 
-def test_the_true_command_line_goes_on_after_a_kill(folder, whole, tmp_path):
+def test_the_true_command_line_goes_on_after_a_kill(forks, folder, whole, tmp_path):
     out = tmp_path / "x.zarr"
     command = [sys.executable, "-c", "import cli; cli.main()", *call(folder, out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as first:
-        until(lambda: commits(out) > 10, first.pid)
-        first.kill()
+    first = forks.start(call(folder, out), tmp_path / "printed.txt")
+    until(lambda: commits(out) > 10, first)
+    os.kill(first, signal.SIGKILL)
+    ended = forks.wait(first)
     kept = committed(out, whole)
 
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
 
-    assert first.returncode == -signal.SIGKILL
+    assert ended == -signal.SIGKILL
     assert kept >= 9 * BATCH
     assert int(WENT_ON.search(again.stderr)[1]) == kept
     assert f"went on: kept {kept} rows" in again.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,10 +11,9 @@ from featurecache.errors import StoreContentsError, StoreDamagedError, StoreNotF
 from featurecache.scoring import saved_scores
 from featurecache.stores import FeatureStore, open_store
 from tests.faults.extent import sampled
-from tests.faults.forks import Forks, _has_ended, commits, until
-from tests.faults.phases import SERVED
+from tests.faults.forks import _has_ended, commits, until
 from tests.faults.places import can_mount, read_only, small_disk
-from tests.faults.verbs import ROWS, Verbs, outcome
+from tests.faults.verbs import ROWS, outcome
 from tests.pipelines.stores import made_store
 
 REMOVED = {
@@ -30,13 +28,6 @@ REMOVED = {
 }  # fmt: skip
 """Verb that reads `x.zarr` or `a.zarr` -> before what it is removed."""
 CASES = [(name, phase) for name, phases in REMOVED.items() for phase in phases]
-
-
-@pytest.fixture(scope="module")
-def verbs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verbs]:
-    forks = Forks(SERVED)
-    yield Verbs(forks, tmp_path_factory.mktemp("verbs"))
-    forks.close()
 
 
 def committed(store: FeatureStore, whole: FeatureStore) -> int:
@@ -59,7 +50,7 @@ def test_a_reader_beside_a_writer_sees_committed_rows_and_never_fill_values(verb
     finely = ("--batch-size", "4", "--commit-rows", "4")
     whole = open_store(verbs.extracted("finely.zarr", *finely))
     out, seen = tmp_path / "x.zarr", []
-    process = verbs.forks.start(["{}", *verbs.extract(out, *finely)], tmp_path / "printed.txt")
+    process = verbs.forks.start(verbs.extract(out, *finely), tmp_path / "printed.txt", happens={})
     until(lambda: commits(out) > 2, process)
     early = open_store(out)
     held = committed(early, whole)

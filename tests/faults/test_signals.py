@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from featurecache.stores import examine_store, is_store, left_in
 from tests.faults.extent import sampled
-from tests.faults.forks import Forks
-from tests.faults.phases import PHASES, SERVED, place_of
-from tests.faults.verbs import Verbs, outcome
+from tests.faults.phases import PHASES, place_of
+from tests.faults.verbs import outcome
 
 CASES = [
     (name, phase, sent)
     for name, phases in PHASES.items() for phase in phases for sent in (signal.SIGTERM, signal.SIGINT)
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def verbs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verbs]:
-    forks = Forks(SERVED)
-    yield Verbs(forks, tmp_path_factory.mktemp("verbs"))
-    forks.close()
 
 
 def stores_in(place: Path) -> list[Path]:

@@ -40,7 +40,7 @@ class Verbs:
     def run(self, words: list[str], happens: Mapping[str, int | str] | None = None) -> tuple[int, str]:
         """Return (how a command line ended, what it printed); `happens` says what comes before which of its phases."""
         printed = self.place / "printed.txt"
-        code = self.forks.wait(self.forks.start([json.dumps(happens or {}), *words], printed))
+        code = self.forks.wait(self.forks.start(words, printed, happens=happens or {}))
         return code, printed.read_text()
 
     def made(self, name: str, words: Callable[[Path], list[str]]) -> Path:

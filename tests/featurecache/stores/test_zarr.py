@@ -12,6 +12,7 @@ from featurecache.errors import StoreDamagedError
 from featurecache.features import ArraySpec
 from featurecache.stores import open_store
 from featurecache.stores._chunks import PAGE, chunk_rows
+from featurecache.stores._layout import column_piece
 from featurecache.stores._ledger import Committed
 from tests.featurecache.stores.contract import StoreContract
 from tests.featurecache.stores.samples import BATCH, ROWS, said, values
@@ -94,3 +95,26 @@ def test_a_commit_counts_for_the_views_of_its_chunks_alone():
     assert state.missing(["a"], [0, 1], 64) == [range(32, 64)]
     assert state.missing(["b"], [1], 64) == [range(32, 64)]
     assert state.missing(["a", "b"], [0], 64) == [range(64)]
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("sample_id", ["a.jpg", "", "ü\0é.png"]), ("target", np.arange(3)), ("target", np.ones((3, 2), np.uint8)),
+     ("target", np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2))],
+    ids=["texts", "classes", "labels", "values"],
+)  # fmt: skip
+@pytest.mark.parametrize("chunk", [3, 5], ids=["full", "with room"])
+def test_a_piece_of_a_column_has_the_bytes_that_zarr_writes(name, given, chunk, tmp_path):
+    values, number = np.array(given, "T") if name == "sample_id" else np.asarray(given), 2
+    rows = (number * chunk + len(values), *values.shape[1:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dtype = "string" if name == "sample_id" else values.dtype
+        array = zarr.create_array(
+            tmp_path, name=name, shape=rows, chunks=(chunk, *values.shape[1:]), dtype=dtype, compressors=None
+        )
+        array[number * chunk :] = values
+
+    path, content = column_piece(name, number, values, chunk)
+
+    assert (tmp_path / path).read_bytes() == content
