@@ -71,8 +71,8 @@ def _spectrum(rows: Tensor) -> tuple[Tensor, Tensor, float]:
     """Return the largest eigenvalues (R,) of rows' rows, their directions, and the mean of the other eigenvalues."""
     width = rows.shape[1]
     if width <= DIRECTIONS:
-        values, directions = torch.linalg.eigh((rows.T @ rows).double())
-        return values.clamp_min(0), directions.float(), 0.0
+        values, directions = torch.linalg.eigh(rows.T @ rows)
+        return values.double().clamp_min(0), directions, 0.0
     basis = torch.randn(width, DIRECTIONS // 2, generator=torch.Generator().manual_seed(0))
     for _ in range(ITERATIONS):
         basis = torch.linalg.qr(rows.T @ (rows @ basis))[0]
