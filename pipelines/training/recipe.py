@@ -57,4 +57,7 @@ class Recipe:
             ),
             (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
             (self.warmup_epochs >= 0, f"warmup_epochs must not be negative, got {self.warmup_epochs}"),
+            (self.least_lr >= 0, f"least_lr must not be negative, got {self.least_lr}"),
+            (not self.nesterov or self.optimizer == "sgd", f"nesterov is for sgd, and this is {self.optimizer}"),
+            (self.clip_norm is None or self.clip_norm > 0, f"clip_norm must be positive, got {self.clip_norm}"),
         )

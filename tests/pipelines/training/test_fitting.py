@@ -319,12 +319,15 @@ def test_outputs_come_in_the_order_of_the_rows():
 
 def test_every_setting_out_of_range_is_told():
     with pytest.raises(ConfigError) as refused:
-        Recipe(epochs=-1, batch_size=0, momentum=1.0)
+        Recipe(epochs=-1, batch_size=0, momentum=1.0, least_lr=-1.0, nesterov=True, clip_norm=0.0)
 
     assert refused.value.problems == [
         "epochs must not be negative, got -1",
         "batch_size must be positive, got 0",
         "momentum must lie in [0, 1), got 1.0",
+        "least_lr must not be negative, got -1.0",
+        "nesterov is for sgd, and this is adamw",
+        "clip_norm must be positive, got 0.0",
     ]
 
 
