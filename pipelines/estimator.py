@@ -6,7 +6,6 @@ classifier (`clone`, `cross_val_score`, `GridSearchCV`, pipelines) takes the hea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +32,7 @@ from pipelines._rows import labelled_rows, trainable
 from pipelines.objectives.cross_entropy import build as cross_entropy
 from pipelines.training.fitting import fit
 from pipelines.training.outputs import outputs_of
-from pipelines.training.recipe import Recipe
-from pipelines.training.settings import LEAST_EPOCHS, LEAST_STEPS
+from pipelines.training.recipe import Recipe, usual_epochs
 from pipelines.training.stack import Member
 from pipelines.training.training import SOLVING_BATCH
 
@@ -71,7 +69,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             head: its name.
-            epochs: passes over the rows; None: as many as make 1000 steps, but at least 50. 0: closed form alone.
+            epochs: passes over the rows; None: as many as make 1000 steps, but at least 50 and at most 300. 0: closed form alone.
             lr: None: the head's own.
             weight_decay: decoupled, of adamw.
             batch_size: rows a step.
@@ -164,8 +162,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         head = build_head(self.head, spec, options)
         member = Member(head, self.lr or room.LEARNING_RATE or 0.0, self.weight_decay, None, torch.get_rng_state())
         self.chosen_ = head.solve(train.walk(SOLVING_BATCH)) if isinstance(head, ClosedForm) else {}
-        steps = math.ceil(len(train) / self.batch_size)
-        epochs = max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps)) if self.epochs is None else self.epochs
+        epochs = usual_epochs(len(train), self.batch_size) if self.epochs is None else self.epochs
         recipe = Recipe(epochs=epochs, batch_size=self.batch_size, data_seed=self.seed, device=self.device)
         fit([member], train, validation, cross_entropy("classification").to(self.device), recipe, "classification")
         self.head_: nn.Module = head

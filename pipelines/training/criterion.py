@@ -1,4 +1,4 @@
-"""An objective in a training: what it says of a batch, what of it learns, and what it has told of the epoch under way."""
+"""An objective in a training: what it says of a batch, what of it learns, and what it has to tell of the rows behind it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Criterion:
         self.together = self.learning is not None and ranks.count > 1
         """Whether a process takes part in steps of which it has no row."""
         self.sums: dict[str, Tensor] = {}
-        """Name of a part of the loss -> its sum over the rows of the epoch under way."""
+        """Name of a part of the loss -> its sum over the rows since it was told last."""
 
     def groups(self) -> list[ParameterGroup]:
         """Return the values of the objective that learn."""
@@ -69,8 +69,8 @@ class Criterion:
         return every, FeatureBatch(rows.cpu().numpy(), (), targets, arrays)
 
     def told(self, rows: int) -> dict[str, float]:
-        """Return the mean of every part over the rows of the epoch, and begin anew."""
-        found = {f"train_{name}": float(value) / max(1, rows) for name, value in self.sums.items()}
+        """Return the mean of every part over so many rows, those since it was told last, and begin anew."""
+        found = {f"train_{name}": float(value) / rows for name, value in self.sums.items()}
         self.sums = {}
         return found
 

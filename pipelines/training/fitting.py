@@ -102,10 +102,11 @@ class _Training:
         self.epoch, self.rows, self.step = 0, 0, 0
         """Epoch under way (0: none yet), its rows that are behind us, steps made in all."""
         self.totals, self.added = self._zeros(), self._zeros()
-        """Losses of the rows of the epoch, and of the step under way in this process."""
+        """Losses of the rows since heads were judged last, and of the step under way in this process."""
         device = torch.device(recipe.device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.scale_loss)
         self.first_step, self.seconds = 0, 0.0
+        self.in_training: bool | None = None
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros(len(stack), device=self.recipe.device) for stack, _ in self.stacks]
@@ -145,8 +146,10 @@ class _Training:
             while self.epoch <= epochs and not self._ends():
                 for rows in self._pass():
                     bar.advance(rows, watch)
-                self._judge()
-                self.epoch, self.rows, self.totals = self.epoch + 1, 0, self._zeros()
+                if self.epoch % self.recipe.stride == 0 or self.epoch == epochs:
+                    self._judge()
+                    self.totals = self._zeros()
+                self.epoch, self.rows = self.epoch + 1, 0
         for member, values in zip(self.members, self.kept, strict=True):
             member.head.load_state_dict(values, strict=False)
         if self.learning:
@@ -163,6 +166,9 @@ class _Training:
         return all(member.diverged for member in self.members) or (patience is not None and waited >= patience)
 
     def _set_training(self, mode: bool) -> None:
+        if mode == self.in_training:
+            return  # an epoch may be one small step, and there are many modules
+        self.in_training = mode
         for stack, _ in self.stacks:
             stack.train(mode)
         if self.learning:
@@ -244,9 +250,10 @@ class _Training:
         standings = judged(
             stacks, [len(stack) for stack in stacks], self.validation, self.task, recipe.device, recipe.evaluation_batch
         )
-        told = self.criterion.told(len(self.train))
+        rows = max(1, len(self.train)) * ((self.epoch - 1) % recipe.stride + 1)
+        told = self.criterion.told(rows)
         for (stack, numbers), values, total in zip(self.stacks, standings, self.totals, strict=True):
-            losses = (total / max(1, len(self.train))).tolist()
+            losses = (total / rows).tolist()
             for place, number in enumerate(numbers):
                 self._note(stack, place, number, values[place], losses[place], told)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from featurecache.checks import check
@@ -9,6 +10,15 @@ from featurecache.sources import Order
 from pipelines.training.optimizers import Rule
 from pipelines.training.outputs import EVALUATION_BATCH
 from pipelines.training.schedules import Schedule
+
+LEAST_EPOCHS, MOST_EPOCHS, LEAST_STEPS = 50, 300, 1000
+"""Of a training whose length nobody said: few rows make few steps an epoch, and a head that is far from its optimum."""
+
+
+def usual_epochs(rows: int, batch_size: int) -> int:
+    """Return the epochs over that many training rows where nobody said how many."""
+    steps = math.ceil(max(rows, 1) / batch_size)
+    return min(MOST_EPOCHS, max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +50,8 @@ class Recipe:
     """Fixes the order of the rows of every epoch."""
     patience: int | None = None
     """Epochs without a better value on validation that end a training of one head; None: none do."""
+    judgings: int = 200
+    """Most measurements on validation, evenly spread: epochs of a few rows cost less than to say where they led."""
     evaluation_batch: int = EVALUATION_BATCH
     """Rows of a step of measuring."""
     scale_loss: bool = False
@@ -55,9 +67,15 @@ class Recipe:
                 self.accumulate > 0 and self.batch_size % self.accumulate == 0,
                 f"accumulate must be positive and divide batch_size, got {self.accumulate} of {self.batch_size}",
             ),
+            (self.judgings > 0, f"judgings must be positive, got {self.judgings}"),
             (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
             (self.warmup_epochs >= 0, f"warmup_epochs must not be negative, got {self.warmup_epochs}"),
             (self.least_lr >= 0, f"least_lr must not be negative, got {self.least_lr}"),
             (not self.nesterov or self.optimizer == "sgd", f"nesterov is for sgd, and this is {self.optimizer}"),
             (self.clip_norm is None or self.clip_norm > 0, f"clip_norm must be positive, got {self.clip_norm}"),
         )
+
+    @property
+    def stride(self) -> int:
+        """Epochs from one measurement on validation to the next; the last epoch is always measured."""
+        return max(1, math.ceil(self.epochs / self.judgings))

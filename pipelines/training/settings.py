@@ -11,11 +11,8 @@ from featurecache.checks import check
 from featurecache.sources import Order
 from pipelines.training.cells import Settings
 from pipelines.training.optimizers import Rule
-from pipelines.training.recipe import Recipe
+from pipelines.training.recipe import Recipe, usual_epochs
 from pipelines.training.schedules import Schedule
-
-LEAST_EPOCHS, LEAST_STEPS = 50, 1000
-"""Of a training whose length nobody said: few rows make few steps an epoch, and a head that is far from its optimum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +101,7 @@ class Training(Learning):
     """How heads are trained on the features of a store; the configs of the verbs that do so extend it."""
 
     epochs: int | None = None
-    """Passes over the training rows; default: as many as make 1000 steps, but at least 50."""
+    """Passes over the training rows; default: as many as make 1000 steps, but at least 50 and at most 300."""
     batch_size: int = 256
     """Rows a step."""
     standardise: bool | None = None
@@ -142,9 +139,7 @@ class Training(Learning):
 
     def passes(self, rows: int) -> int:
         """Return the epochs over that many training rows."""
-        if self.epochs is not None:
-            return self.epochs
-        return max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / math.ceil(max(rows, 1) / self.batch_size)))
+        return usual_epochs(rows, self.batch_size) if self.epochs is None else self.epochs
 
 
 def resolved(training: Training, rows: int) -> Training:

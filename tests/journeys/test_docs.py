@@ -22,7 +22,7 @@ import cli
 from featurecache.backbones import _timm_weights
 from featurecache.sources import _workers
 from pipelines.exporting import proving
-from pipelines.training import settings
+from pipelines.training import recipe
 from tests.journeys.pages import PAGES, ROOT, commands, follow
 from tests.pipelines.exporting.here import said_here
 
@@ -63,7 +63,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "hostile/dog/0.png").write_bytes(b"")
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit_tiny.safetensors")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(settings, "LEAST_STEPS", 100)
+    monkeypatch.setattr(recipe, "MOST_EPOCHS", 50)
     monkeypatch.setattr(proving, "_said", said_here)
     monkeypatch.setattr(_timm_weights, "_downloaded", lambda create, name, skeleton: _drawn(create))
     yield tmp_path

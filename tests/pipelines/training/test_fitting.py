@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -16,7 +17,7 @@ from pipelines.objectives import Loss
 from pipelines.objectives.cross_entropy import build as objective_of
 from pipelines.training.fitting import fit
 from pipelines.training.outputs import outputs_of
-from pipelines.training.recipe import Recipe
+from pipelines.training.recipe import Recipe, usual_epochs
 from pipelines.training.stack import Member
 from tests.heads.samples import LAYERS, TASKS, batches, joined, spec_of
 from tests.pipelines.sources import InMemory
@@ -213,6 +214,21 @@ def test_the_history_says_where_every_head_stood_after_every_epoch(count):
         assert {entry["lr"] for entry in one.history} == {one.lr}
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_long_training_is_measured_a_bounded_number_of_times_and_learns_the_same(count):
+    def histories(**recipe) -> list[list[dict[str, float]]]:
+        train, validation = sources()
+        members = [member("linear", train, "classification", 1e-2 * (m + 1), 0.0, seed=m) for m in range(count)]
+        return [one.history for one in fitted(members, train, validation, "classification", epochs=11, **recipe)]
+
+    for often, seldom in zip(histories(), histories(judgings=3), strict=True):
+        assert [entry["epoch"] for entry in seldom] == [0, 4, 8, 11], "start and end are always among them"
+        for before, entry in itertools.pairwise(seldom):
+            losses = [of["train_loss"] for of in often[before["epoch"] + 1 : entry["epoch"] + 1]]
+            assert entry["train_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+            assert entry["val_loss"] == pytest.approx(often[entry["epoch"]]["val_loss"], rel=1e-6)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(("schedule", "factors"), [("constant", 8.0), ("cosine", 4.5)])
 def test_the_rate_follows_the_schedule_over_all_steps(schedule, factors, count):
@@ -317,13 +333,19 @@ def test_outputs_come_in_the_order_of_the_rows():
     torch.testing.assert_close(logits, head(train.whole.arrays).detach())
 
 
+@pytest.mark.parametrize(("rows", "epochs"), [(1, 300), (256, 300), (1000, 250), (4500, 56), (50_000, 50)])
+def test_a_length_that_nobody_said_makes_a_thousand_steps_within_bounds(rows, epochs):
+    assert usual_epochs(rows, batch_size=256) == epochs
+
+
 def test_every_setting_out_of_range_is_told():
     with pytest.raises(ConfigError) as refused:
-        Recipe(epochs=-1, batch_size=0, momentum=1.0, least_lr=-1.0, nesterov=True, clip_norm=0.0)
+        Recipe(epochs=-1, batch_size=0, judgings=0, momentum=1.0, least_lr=-1.0, nesterov=True, clip_norm=0.0)
 
     assert refused.value.problems == [
         "epochs must not be negative, got -1",
         "batch_size must be positive, got 0",
+        "judgings must be positive, got 0",
         "momentum must lie in [0, 1), got 1.0",
         "least_lr must not be negative, got -1.0",
         "nesterov is for sgd, and this is adamw",
