@@ -1,4 +1,4 @@
-"""The verb `evaluate`: a trained run on other data, from stores of its features or from images; classes meet by name."""
+"""The verb `evaluate`: a trained run on its own test rows or on other data, from stores of its features or from images; classes meet by name."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from pipelines.predicting.predictor import Predictor
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Measure a trained run on other data: stores of the same features, or images; classes are matched by name."""
+    """Measure a trained run on its own test rows or on other data: stores of the same features, or images; classes are matched by name."""
 
     run_folder: Path
     """Run folder written by train-head, train-online or train-student."""
-    test: tuple[str, ...]
-    """Store of the same features, or a data set (folder, archive, manifest, NAME:ARGUMENT); may be given several times."""
+    test: tuple[str, ...] = ()
+    """Store of the same features, or a data set (folder, archive, manifest, NAME:ARGUMENT); may be given several times. Default: what the run was trained on."""
     split: Split = "auto"
     """Rows to measure; auto: the test rows of the run's own data and of data that come divided, else all."""
     classes: str | None = None
@@ -54,7 +54,6 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         table, rows = self.out, self.predictions
         check(
-            (len(self.test) > 0, "name at least one store or data set with --test"),
             (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
             (table is None or table.suffix in (".csv", ".json"), f"{table} must end in .csv or .json"),
             (rows is None or rows.suffix == ".parquet", f"{rows} must end in .parquet"),
@@ -118,13 +117,13 @@ def run(config: EvaluateConfig) -> Evaluation:
         StoreMismatchError, StoreContentsError: a store of other features, or one that lacks what the head reads.
         ConfigError: data of another task, or without a class of the run; a class in --classes that the run does not know.
     """
-    record = read_run(config.run_folder)[1]
+    settings, record = read_run(config.run_folder)
     classes = chosen(config.classes, record["class_names"])
     device = str(resolve_device(config.device))
     head = load_head(config.run_folder)[0].to(device)
     predictor: Predictor | None = None  # built where images are to be looked at, and nowhere else
     found, tables = [], []
-    for test in config.test:
+    for test in config.test or own(settings):
         if is_a_store(test):
             judged = from_store(test, record, head, split=config.split, classes=classes, device=device)
         else:
@@ -139,6 +138,11 @@ def run(config: EvaluateConfig) -> Evaluation:
     report = Evaluation(config.run_folder, found)
     _write(config, report, tables)
     return report
+
+
+def own(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the store or the data set that a run with these settings was trained on."""
+    return (str(settings["store"] if "store" in settings else settings["data"]),)
 
 
 def chosen(words: str | None, known: Sequence[str]) -> list[str]:

@@ -40,6 +40,13 @@ def test_on_its_own_store_it_is_what_the_record_says(place):
     assert found["rows"] == 18 and found["notes"] == ["rows of the split test"]
 
 
+def test_without_a_test_it_is_measured_on_what_it_was_trained_on(place):
+    settings = json.loads((place / "ridge/config.json").read_text())
+
+    assert measured(place).found == measured(place, settings["store"]).found
+    assert evaluate.own({"data": "photos.zip", "rows": 6}) == ("photos.zip",), "a run from images names no store"
+
+
 def test_a_store_and_its_images_give_the_same_and_the_store_needs_no_image(place, monkeypatch):
     images = measured(place, place / "other").found[0]
     monkeypatch.setattr(evaluate.Predictor, "load", lambda *_, **__: pytest.fail("a backbone was built"))
