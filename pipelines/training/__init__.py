@@ -6,7 +6,8 @@
     optimizers   rules of the steps                    schedules    learning rates over the steps
     judging      how good a stack is on validation     selection    the best cell, by validation alone
     resuming     the checkpoint of a stopped training  distributed  several processes as one
-    outputs      a head over all rows of a source
+    stepping     how values move, as users say it      recipe       all that the loop is told
+    outputs      a head over all rows of a source      criterion    what an objective says of a batch
 
 `train_head`, `run_protocol` and the estimator go through `training.train_cells`, and `train_online` through `fitting.fit`
 with a backbone before the head. A head ends as it would alone, whatever is trained beside it.

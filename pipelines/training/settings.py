@@ -10,45 +10,24 @@ from typing import Any, Literal
 from featurecache.checks import check
 from featurecache.sources import Order
 from pipelines.training.cells import Settings
-from pipelines.training.optimizers import Rule
 from pipelines.training.recipe import Recipe, usual_epochs
-from pipelines.training.schedules import Schedule
+from pipelines.training.stepping import Stepping
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimising:
+class Optimising(Stepping):
     """How something is trained by steps."""
 
     lr: float | None = None
     """Learning rate of the head at the start; default: the head's own."""
     weight_decay: float = 0.01
     """Decay of the values: decoupled from the gradient under adamw, part of it under adam and sgd."""
-    optimizer: Rule = "adamw"
-    """Rule of the steps."""
-    momentum: float = 0.9
-    """Momentum of sgd."""
-    schedule: Schedule = "cosine"
-    """Learning rate over the steps: half a cosine to zero, constant, a cosine that changes between epochs, or CoOp's."""
-    warmup_epochs: float = 0.0
-    """Epochs in which the learning rate rises to its base."""
-    warmup_lr: float = 1e-5
-    """Learning rate of the first epoch of the schedule coop."""
-    least_lr: float = 0.0
-    """Learning rate at which a cosine ends."""
-    nesterov: bool = False
-    """Let sgd look ahead along its momentum."""
-    clip_norm: float | None = None
-    """Cut the gradient of a step to this length, that of a head and what it learns with together; default: never."""
     label_smoothing: float = 0.0
     """Share of each label that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: weigh classes by the inverse of their frequency among the training rows."""
     seed: int = 0
     """Seed of the head's start and of dropout."""
-    data_seed: int = 0
-    """Seed of the row order."""
-    quiet: bool = False
-    """Show no progress."""
 
     def conditions(self) -> list[tuple[bool, str]]:
         """Return what must hold of the settings, each with what is said where it does not."""
@@ -58,28 +37,9 @@ class Optimising:
                 0 <= self.weight_decay < math.inf,
                 f"weight_decay must be finite and not negative, got {self.weight_decay}",
             ),
-            (0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}"),
-            (self.warmup_epochs >= 0, f"warmup_epochs must not be negative, got {self.warmup_epochs}"),
-            (0 < self.warmup_lr < math.inf, f"warmup_lr must be positive and finite, got {self.warmup_lr}"),
-            (0 <= self.least_lr < math.inf, f"least_lr must be finite and not negative, got {self.least_lr}"),
-            (
-                not self.nesterov or (self.optimizer == "sgd" and self.momentum > 0),
-                f"nesterov looks ahead along the momentum of sgd, and this is {self.optimizer} with {self.momentum}",
-            ),
-            (
-                self.clip_norm is None or 0 < self.clip_norm < math.inf,
-                f"clip_norm must be positive and finite, got {self.clip_norm}",
-            ),
+            *super().conditions(),
             (0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {self.label_smoothing}"),
         ]
-
-    def stepping(self) -> dict[str, Any]:
-        """Return what of a `Recipe` this says."""
-        names = (
-            "optimizer", "momentum", "nesterov", "schedule", "warmup_epochs", "warmup_lr", "least_lr", "clip_norm",
-            "data_seed", "quiet",
-        )  # fmt: skip
-        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

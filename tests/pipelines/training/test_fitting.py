@@ -347,9 +347,9 @@ def test_every_setting_out_of_range_is_told():
         "batch_size must be positive, got 0",
         "judgings must be positive, got 0",
         "momentum must lie in [0, 1), got 1.0",
-        "least_lr must not be negative, got -1.0",
-        "nesterov is for sgd, and this is adamw",
-        "clip_norm must be positive, got 0.0",
+        "least_lr must be finite and not negative, got -1.0",
+        "nesterov looks ahead along the momentum of sgd, and this is adamw with 1.0",
+        "clip_norm must be positive and finite, got 0.0",
     ]
 
 
