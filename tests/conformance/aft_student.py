@@ -7,18 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from featurecache.features import FeatureBatch
-from featurecache.sources import ParameterGroup
-from featurecache.sources.cached import Walk
 from featurecache.sources.joined import teacher_array
+from tests.pipelines.one_body import OneBody
 
 
-class FixedBatches:
+class FixedBatches(OneBody):
     """(nb, bs, ...) recorded inputs, teacher rows and classes; the features are tanh(W x + b)."""
-
-    constants: Mapping[str, Tensor] = {}
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
         self.x, self.told, self.y = (torch.from_numpy(arrays[name]) for name in ("x", "pretrained_features", "y"))
@@ -40,21 +37,3 @@ class FixedBatches:
             arrays["embedding"] = torch.tanh(self.body(self.x[number]))
             rows = np.arange(number * size, (number + 1) * size)
             yield FeatureBatch(rows, [""] * size, self.y[number], arrays)
-
-    def walk(self, batch_size: int) -> Walk:
-        return Walk(self, batch_size)
-
-    def groups(self) -> list[ParameterGroup]:
-        return [ParameterGroup(dict(self.body.named_parameters()))]
-
-    def train(self, mode: bool) -> None:
-        self.body.train(mode)
-
-    def state(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.body.state_dict().items()}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        self.body.load_state_dict(state)
-
-    def averages(self) -> list[Tensor]:
-        return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from featurecache.features import FeatureBatch
-from featurecache.sources import ParameterGroup
-from featurecache.sources.cached import Walk, ordered
+from featurecache.sources.cached import ordered
 from featurecache.sources.joined import teacher_array
 from heads import HeadSpec
 from heads._checkpoint import build_head
@@ -20,15 +19,14 @@ from pipelines.objectives.cross_entropy import build as likelihood
 from pipelines.training.fitting import Pace, fit
 from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
+from tests.pipelines.one_body import OneBody
 
 WIDTHS, STUDENT, CLASSES, PIXELS = (10, 6), 5, 3, 8
 DIMENSIONS = Dimensions(STUDENT, WIDTHS, num_classes=CLASSES)
 
 
-class TinyStudent:
+class TinyStudent(OneBody):
     """N rows of noise in which the class shows; teachers see it clearly. See `TrainedSource`."""
-
-    constants: Mapping[str, Tensor] = {}
 
     def __init__(self, rows: int = 80, *, seed: int = 0, width: int = STUDENT) -> None:
         draw = torch.Generator().manual_seed(0)
@@ -58,24 +56,6 @@ class TinyStudent:
         told = {name: values[places] for name, values in self.told.items()}
         features = self.body(self.pixels[places])
         return FeatureBatch(rows, [str(row) for row in rows], self.targets[places], {**told, "embedding": features})
-
-    def walk(self, batch_size: int) -> Walk:
-        return Walk(self, batch_size)
-
-    def groups(self) -> list[ParameterGroup]:
-        return [ParameterGroup(dict(self.body.named_parameters()))]
-
-    def train(self, mode: bool) -> None:
-        self.body.train(mode)
-
-    def state(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.body.state_dict().items()}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        self.body.load_state_dict(state)
-
-    def averages(self) -> list[Tensor]:
-        return []
 
 
 def head(width: int = STUDENT) -> nn.Module:
