@@ -28,8 +28,9 @@ def store(data: Path) -> Path:
     return teacher(data, data.parent / "teacher.zarr")
 
 
-def test_two_kills_and_the_same_weights(forks: Forks, data, store, tmp_path):
-    settings = {"objective": "aft", "epochs": 4, "prior_freq": 2}
+@pytest.mark.parametrize("student", ["timm:test_vit", "timm:test_efficientnet"])
+def test_two_kills_and_the_same_weights(forks: Forks, data, store, tmp_path, student):
+    settings = {"objective": "aft", "epochs": 4, "prior_freq": 2, "student": student}
     whole, out, printed = tmp_path / "whole", tmp_path / "run", tmp_path / "printed.txt"
     assert forks.wait(forks.start(words(data, whole, store, **settings), printed, always=True)) == 0
 

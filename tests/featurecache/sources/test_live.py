@@ -158,6 +158,30 @@ def test_a_training_step_sees_its_batch_as_one_though_it_is_decoded_in_pieces(da
     assert torch.equal(*found)
 
 
+def test_depthwise_convolutions_learn_with_channels_side_by_side_and_the_same_values(dataset):
+    def found(kept: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the features of a step, and its gradients."""
+        tower = load_backbone("timm:test_efficientnet", BackboneOptions(weights="random:0", image_size=32))
+        feed, adapted = images(tower, dataset), adapt("full", tower.module, {})
+        made = LearningSource(tower, feed, ROWS, {"embedding": (tower.dim,)}, Request(), adapted=adapted, lr_factor=1.0)
+        weight = adapted.parameters()["conv_stem.weight"]
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        if kept:
+            tower.module.to(memory_format=torch.contiguous_format)
+        made.train(True)
+        features = next(made.batches(9, order="shuffled")).arrays["embedding"]
+        features.square().sum().backward()
+        return features.detach(), {name: p.grad for name, p in adapted.parameters().items() if p.grad is not None}
+
+    (ours, gradients), (plain, others) = found(kept=False), found(kept=True)
+
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+    assert gradients.keys() == others.keys() and len(gradients) > 10
+    largest = max(float(gradient.abs().max()) for gradient in others.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[name], rtol=1e-3, atol=1e-4 * largest)
+
+
 def test_drop_path_drops_in_training_alone(dataset):
     made = learning(backbone(architecture={"drop_path_rate": 0.9}), dataset)
     clean = next(made.batches(9)).arrays["embedding"]
