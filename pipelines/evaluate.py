@@ -141,8 +141,17 @@ def run(config: EvaluateConfig) -> Evaluation:
 
 
 def own(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the store or the data set that a run with these settings was trained on."""
-    return (str(settings["store"] if "store" in settings else settings["data"]),)
+    """Return the store or the data set that a run with these settings was trained on.
+
+    Raises:
+        ConfigError: it was a store, and is not there.
+    """
+    name = str(settings["store"] if "store" in settings else settings["data"])
+    problem = (
+        f"the run was trained on the store {name}, which is not there, seen from {Path.cwd()}. Name one with --test"
+    )
+    check(("store" not in settings or is_a_store(name), problem))
+    return (name,)
 
 
 def chosen(words: str | None, known: Sequence[str]) -> list[str]:

@@ -45,6 +45,10 @@ def test_without_a_test_it_is_measured_on_what_it_was_trained_on(place):
 
     assert measured(place).found == measured(place, settings["store"]).found
     assert evaluate.own({"data": "photos.zip", "rows": 6}) == ("photos.zip",), "a run from images names no store"
+    with pytest.raises(
+        ConfigError, match=r"trained on the store gone\.zarr, which is not there, .* Name one with --test"
+    ):
+        evaluate.own({**settings, "store": "gone.zarr"})
 
 
 def test_a_store_and_its_images_give_the_same_and_the_store_needs_no_image(place, monkeypatch):
