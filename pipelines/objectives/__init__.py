@@ -51,8 +51,8 @@ class Material:
     """The training rows as the student sees them before training; a walk costs a pass over the images."""
     cache: Path | None = None
     """Folder of what several trainings share; None: nothing is kept."""
-    key: str = ""
-    """Changes whenever the rows of the teachers would."""
+    keys: tuple[str, ...] = ()
+    """One for each teacher, in their order: changes whenever its rows would; (): nobody else has seen them."""
     seed: int = 0
     device: str = "cpu"
 

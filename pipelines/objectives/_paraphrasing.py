@@ -17,6 +17,7 @@ from featurecache.files import write_atomic
 from featurecache.seeding import seed_of
 from featurecache.sources import FeatureSource, Order
 from featurecache.sources.cached import Walk
+from featurecache.sources.joined import teacher_array
 from pipelines.objectives import Material
 from pipelines.objectives.cross_entropy import build as likelihood
 from pipelines.training.fitting import fit
@@ -72,28 +73,28 @@ class ItsOwnTarget:
         return Walk(self, batch_size)
 
 
-def paraphraser(source: Material, array: str, width: int) -> nn.Module:
-    """Return the encoder of one teacher, (B, D) -> (B, D // 2), trained or as it was kept.
+def paraphraser(source: Material, number: int, width: int) -> nn.Module:
+    """Return the encoder of one teacher, (B, D) -> (B, D // 2), trained or as it was kept, whatever teachers stood beside it.
 
     Raises:
         ConfigError: there are no validation rows to stop on.
     """
-    autoencoder = Autoencoder(width)
-    name = f"{seed_of('autoencoder', source.key, array, width, EPOCHS, PATIENCE, BATCH, RATE):016x}.safetensors"
-    path = source.cache / name if source.cache else None
+    autoencoder, array = Autoencoder(width), teacher_array(number)
+    seed = seed_of("autoencoder", source.keys[number] if source.keys else array, width, EPOCHS, PATIENCE, BATCH, RATE)
+    path = source.cache / f"{seed:016x}.safetensors" if source.cache else None
     if path is None or not _taken(path, autoencoder):
-        _train(autoencoder, source, array, path)
+        _train(autoencoder, source, array, seed, path)
     return autoencoder.to(source.device).eval().requires_grad_(False).encoder
 
 
-def _train(autoencoder: Autoencoder, source: Material, array: str, path: Path | None) -> None:
+def _train(autoencoder: Autoencoder, source: Material, array: str, seed: int, path: Path | None) -> None:
     check((
         len(source.teachers["val"]) > 0,
         "the autoencoder of factor_transfer stops early on validation rows, and there are none. Give the data a val split",
     ))  # fmt: skip
     log.info("training the autoencoder of %s", array)
     with torch.random.fork_rng():
-        torch.manual_seed(seed_of("autoencoder", source.key, array))
+        torch.manual_seed(seed)
         for layer in autoencoder.modules():
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()

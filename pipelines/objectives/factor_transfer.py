@@ -45,7 +45,7 @@ class FactorTransfer(Distance):
         """
         if not self.paraphrase:
             return
-        found = [paraphraser(source, teacher_array(number), width) for number, width in enumerate(self.widths)]
+        found = [paraphraser(source, number, width) for number, width in enumerate(self.widths)]
         rows, codes = [], []
         with torch.no_grad():
             for batch in source.teachers["train"].walk(1024):

@@ -76,12 +76,13 @@ class StudentGuide:
         plan, dataset = self.plan, self.plan.online.dataset
         rows = {split: sources[split].rows for split in ("train", "val")}
         told: dict[str, FeatureSource] = {split: taught(dataset, found, plan.teachers) for split, found in rows.items()}
-        key = seed_of(
-            *(digests(one.store)[one.array] for one in plan.teachers), *(str(one.store.header.backbone) for one in plan.teachers),
-            dataset.identity["fingerprint"], *(found.tobytes().hex() for found in rows.values()),
-        )  # fmt: skip
+        asked = [dataset.identity["fingerprint"], *(found.tobytes().hex() for found in rows.values())]
+        keys = [
+            f"{seed_of(digests(one.store)[one.array], str(one.store.header.backbone), *asked):016x}"
+            for one in plan.teachers
+        ]
         return Material(
-            teachers=told, student=whole(sources["train"], ranks), cache=plan.config.cache, key=f"{key:016x}",
+            teachers=told, student=whole(sources["train"], ranks), cache=plan.config.cache, keys=tuple(keys),
             device=plan.config.device,
         )  # fmt: skip
 

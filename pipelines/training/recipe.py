@@ -35,7 +35,8 @@ class Recipe(Stepping):
     patience: int | None = None
     """Epochs without a better value on validation that end a training of one head; None: none do."""
     judgings: int = 200
-    """Most measurements on validation, evenly spread: epochs of a few rows cost less than to say where they led."""
+    """Most measurements on validation, evenly spread: epochs of a few rows cost less than to say where they led. With
+    `patience`, which counts epochs, every epoch is measured."""
     evaluation_batch: int = EVALUATION_BATCH
     """Rows of a step of measuring."""
     scale_loss: bool = False
@@ -58,4 +59,4 @@ class Recipe(Stepping):
     @property
     def stride(self) -> int:
         """Epochs from one measurement on validation to the next; the last epoch is always measured."""
-        return max(1, math.ceil(self.epochs / self.judgings))
+        return 1 if self.patience is not None else max(1, math.ceil(self.epochs / self.judgings))
