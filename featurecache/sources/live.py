@@ -201,7 +201,7 @@ class LiveSource:
 class LearningSource(LiveSource):
     """Features that learn with the head. See `TrainedSource`.
 
-    Depthwise convolutions keep the channels of a pixel beside each other: their training takes two thirds of the time.
+    On a CPU, depthwise convolutions keep the channels of a pixel beside each other: training takes two thirds of the time.
     """
 
     def __init__(self, *given: Any, adapted: Adapted, lr_factor: float, **named: Any) -> None:
@@ -217,7 +217,8 @@ class LearningSource(LiveSource):
                 "return its module instead, or give --peft none."
             )
         self.adapted, self.lr_factor, self._learns = adapted, lr_factor, False
-        if any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in adapted.module.modules()):
+        depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in adapted.module.modules())
+        if depthwise and self.backbone.device.type == "cpu":
             adapted.module.to(memory_format=torch.channels_last)
 
     def _of(self, images: list[Tensor]) -> dict[str, Tensor]:
