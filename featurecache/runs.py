@@ -100,6 +100,20 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return _read(folder / CONFIG), _read(folder / RECORD)
 
 
+def read_trained(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return (config, record) of a finished run that trained a head.
+
+    Raises:
+        RunError: as `read_run`; or it compared heads and kept none, as run-protocol does.
+    """
+    config, record = read_run(folder)
+    if "class_names" not in record:
+        raise RunError(
+            f"{folder} holds a comparison and no head. Train the one you want: featurecache train-head STORE"
+        )
+    return config, record
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

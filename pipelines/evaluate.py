@@ -16,7 +16,7 @@ from featurecache.checks import check
 from featurecache.devices import resolve_device
 from featurecache.files import json_bytes, write_atomic, write_whole
 from featurecache.reports import Table
-from featurecache.runs import read_run
+from featurecache.runs import read_trained
 from featurecache.stores import explained
 from heads._checkpoint import load_head
 from pipelines._evaluation import prediction_table
@@ -117,7 +117,7 @@ def run(config: EvaluateConfig) -> Evaluation:
         StoreMismatchError, StoreContentsError: a store of other features, or one that lacks what the head reads.
         ConfigError: data of another task, or without a class of the run; a class in --classes that the run does not know.
     """
-    settings, record = read_run(config.run_folder)
+    settings, record = read_trained(config.run_folder)
     classes = chosen(config.classes, record["class_names"])
     device = str(resolve_device(config.device))
     head = load_head(config.run_folder)[0].to(device)

@@ -25,7 +25,7 @@ from featurecache.devices import environment
 from featurecache.errors import RunError
 from featurecache.files import json_bytes, sync_folder, write_atomic, write_whole
 from featurecache.reports import Table
-from featurecache.runs import RECORD, read_run
+from featurecache.runs import RECORD, read_trained
 from heads._checkpoint import BUILD
 from pipelines.exporting import standalone
 from pipelines.exporting.graph import Program, graph_of, traced
@@ -112,7 +112,7 @@ def run(config: ExportConfig) -> ExportReport:
         raise RunError(f"{config.out} exists already. Give another --out, or remove it.")
     if config.onnx:
         check_onnx()
-    settings, record = read_run(config.run_folder)
+    settings, record = read_trained(config.run_folder)
     predictor = Predictor.load(config.run_folder, weights=config.weights)
     predictor.decoder = "pillow"  # as the folder decodes, whatever the features were made with
     evidence = evidence_of(config.run_folder, settings, record, config.data)

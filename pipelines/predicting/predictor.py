@@ -22,7 +22,7 @@ from featurecache.features import ArraySpec, Task, differences
 from featurecache.mending import OF_THE_IMAGES
 from featurecache.progress import Bar, Stopwatch
 from featurecache.requests import request_of
-from featurecache.runs import read_run
+from featurecache.runs import read_trained
 from featurecache.sources.images import decoded, grid
 from heads._checkpoint import load_head
 from pipelines._evaluation import answers, probabilities, said
@@ -68,7 +68,7 @@ class Predictor:
             ConfigError: the decoder of its features is not installed.
             WeightsError: the weights file has moved; give `weights`.
         """
-        record = read_run(Path(run))[1]
+        record = read_trained(Path(run))[1]
         check_decoder(decoder_known_by(record["features"]["backbone"]))
         head, _ = load_head(Path(run))
         return cls(rebuilt(run, record, weights=weights, device=device), head.to(resolve_device(device)), record)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from featurecache.errors import RunError
-from featurecache.runs import is_done, read_run, write_record
+from featurecache.runs import is_done, read_run, read_trained, write_record
 
 CONFIG = {"head": "linear", "lr": 0.001, "features": {"backbone": {"name": "demo"}}}
 
@@ -99,3 +99,11 @@ def test_a_damaged_file_is_named(tmp_path, file):
 
     with pytest.raises(RunError, match=f"{file} is damaged"):
         read_run(tmp_path)
+
+
+def test_a_comparison_without_a_head_is_no_trained_run(tmp_path):
+    write_record(tmp_path, {"results": []})
+    (tmp_path / "config.json").write_text("{}")
+
+    with pytest.raises(RunError, match="holds a comparison and no head. Train the one you want"):
+        read_trained(tmp_path)
