@@ -26,6 +26,7 @@ from pipelines.online.comparing import lines_of
 from pipelines.online.planning import backbone_options, planned
 from pipelines.online.settings import TrainOnlineConfig
 from pipelines.train_online import run as train
+from pipelines.training.jobs import done
 from pipelines.training.selection import as_csv
 
 BASELINE = "linear"
@@ -58,6 +59,8 @@ class ComparePeftConfig:
     """Side of the input in pixels; default: the model's own."""
     device: str = "cpu"
     """Device to train on: cpu, cuda, cuda:1, auto."""
+    jobs: int = 1
+    """Cells that train at once, each in a process with its share of the cores, or all on one GPU; times of steps are then of that."""
     quiet: bool = False
     """Show no progress."""
 
@@ -69,6 +72,7 @@ class ComparePeftConfig:
                 all(word.strip().isdigit() for word in self.seeds.split(",")),
                 f"seeds must be whole numbers with commas between them, got {self.seeds!r}",
             ),
+            (self.jobs > 0, f"jobs must be positive, got {self.jobs}"),
             (len({*self.seeds.split(",")}) == len(self.seeds.split(",")), f"a seed is there twice: {self.seeds}"),
         )
 
@@ -145,13 +149,10 @@ def run(config: ComparePeftConfig) -> CompareReport:
         if record["asked"] == _asked(cells):
             return CompareReport(config.out, record, repeated=True)
     watch = Stopwatch()
-    done = sum(map(_is_there, cells))
-    with Bar("methods", len(cells), done, config.quiet, unit="runs") as bar:
-        for cell in cells:
-            there = _is_there(cell)
-            train(cell.config)
-            if not there:
-                bar.advance(1, watch)
+    there = {cell.config.out for cell in cells if _is_there(cell)}
+    with Bar("methods", len(cells), len(there), config.quiet, unit="runs") as bar:
+        for one in done(train, [cell.config for cell in cells], config.jobs):
+            bar.advance(one.out not in there, watch)
     return _compared(config, cells, remarks, watch.elapsed)
 
 
@@ -170,17 +171,11 @@ def cells_of(config: ComparePeftConfig) -> tuple[list[Cell], list[str]]:
     check(*((False, f"setting {name} is what the command itself says") for name in sorted(fixed)))
     first = _config(common, config.data[0], config.out, BASELINE, {}, config.numbers[0])
     backbone = load_backbone(config.backbone, backbone_options(first))
-    able, asked = (
-        methods_for(backbone.module),
-        [plain(w.strip()) for text in config.methods for w in text.split(",") if w.strip()],
-    )
+    able = methods_for(backbone.module)
+    asked = [plain(word.strip()) for text in config.methods for word in text.split(",") if word.strip()]
     everything = "all" in asked
-    methods = (
-        [name for name in able if name != "none"]
-        if everything
-        else [PEFT.load(name).__name__.rpartition(".")[2] for name in asked]
-    )
-    methods = list(dict.fromkeys([BASELINE, *methods]))
+    named = able if everything else [PEFT.load(name).__name__.rpartition(".")[2] for name in asked]
+    methods = list(dict.fromkeys([BASELINE, *(name for name in named if name != "none" or not everything)]))
     left = [name for name in PEFT.names() if name not in able] if everything else []
     options, problems = _options(config, methods)
     problems += [

@@ -40,7 +40,7 @@ from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 
 CHECKPOINT = "checkpoint.pt"
-UNCOMPARED = ("out", "quiet", "workers", "decode_threads", "layers", "tokens", "weights", "device")
+UNCOMPARED = ("out", "quiet", "jobs", "workers", "decode_threads", "layers", "tokens", "weights", "device")
 """What the config says and does not change a run, or what is compared in another form."""
 UNUSED: Mapping[str, Any] = {
     "load_published": None, "recipe": None, "sweep": {}, "train_on": "train", "test": True, "rows": None,

@@ -47,6 +47,7 @@ LEVELS = (
         "metrics",
         "runs",
         "reports",
+        "processes",
         "progress",
         "provenance",
         "views",

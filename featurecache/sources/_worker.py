@@ -6,15 +6,11 @@ the time.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -22,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from featurecache.errors import UnreadableSampleError, WorkerError
+from featurecache.processes import serve
 from featurecache.sources._filler import Filler
 
 Ring = npt.NDArray[np.float32]
@@ -43,20 +40,10 @@ _inside: list[_Inside] = []  # a pool can leave nothing with a process but in a 
 
 def enter(sent: Any, memory: Any, shape: tuple[int, ...], limits: tuple[int | None, bool]) -> None:
     """Begin a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # for torch, where a transform imports it
+    serve(threads=1)
     sys.path.append(os.getcwd())  # where backbones of one's own are found, last, as in the process that loads them
     Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limits
     _inside.append(_Inside(sent, np.frombuffer(memory, np.float32).reshape(shape)))
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is gone, killed perhaps: the pool's queue would wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def fill(slot: int, first: int, rows: Sequence[Any]) -> Found:

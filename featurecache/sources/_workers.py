@@ -9,11 +9,9 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from featurecache.errors import WorkerError
+from featurecache.processes import interrupts_held, told_end
 from featurecache.sources._filler import Filler, packed
 from featurecache.sources._worker import Found, Ring, enter, fill
 
@@ -43,7 +42,7 @@ class Workers:
         self._begun, self._piece = 0, max(1, min(LARGEST_PIECE, batch // count))
         others = {process.pid for process in multiprocessing.active_children()}
         self._pool = ProcessPoolExecutor(count, context, enter, (sent, memory, shape, _limits()))
-        with _interrupts_held():  # what they inherit, so that Ctrl-C in a terminal is answered by this process alone
+        with interrupts_held():
             for _ in range(count):
                 self._pool.submit(os.getpid)
         self._processes = [p for p in multiprocessing.active_children() if p.pid not in others]
@@ -79,34 +78,12 @@ class Workers:
 
     def _died(self) -> WorkerError:
         self._pool.shutdown(wait=True)
-        ends = [process.exitcode for process in self._processes]
-        # the pool terminates those that are left when one has died
-        own = [end for end in ends if end not in (None, 0, -signal.SIGTERM)] or [-signal.SIGTERM]
         return WorkerError(
-            f"a worker process that decodes images {_told(own[0])}. Rows that were committed stay, and the same command goes "
+            f"a worker process that decodes images {told_end([process.exitcode for process in self._processes])}. Rows that were committed stay, and the same command goes "
             "on. Give fewer --workers or a smaller --batch-size if memory was short (the system's log says so), or "
             "--workers 0, which decodes in threads. A script of one's own that asks for workers must do so below "
             'if __name__ == "__main__".'
         )
-
-
-def _told(end: int | None) -> str:
-    if end is not None and end < 0:
-        more = ", as the system does when memory is out" if -end in (signal.SIGKILL, signal.SIGBUS) else ""
-        return f"was killed by {signal.Signals(-end).name}{more}"
-    return f"ended with exit code {end}"
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _limits() -> tuple[int | None, bool]:

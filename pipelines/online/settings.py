@@ -113,6 +113,8 @@ class TrainOnlineConfig(Learning, OnImages):
     sweep: Mapping[str, Any] = field(default_factory=dict)
     """Train every combination and choose by validation, then train on train and validation and test once: rate=1e-3,1e-2 (lr and
     backbone_lr), lr, backbone_lr, weight_decay, drop_path, seed, or an option as peft.rank=4,8 or head.dropout=0,0.1; several times."""
+    jobs: int = 1
+    """Cells of a sweep that train at once, each in a process with its share of the cores, or all on one GPU."""
     train_on: Literal["train", "train+val"] = "train"
     """Splits that are trained on; without a validation split the last epoch is kept."""
     test: bool = True
@@ -137,6 +139,11 @@ class TrainOnlineConfig(Learning, OnImages):
             ),
             (self.rows is None or self.rows > 0, f"rows must be positive, got {self.rows}"),
             (rate is None or 0 < rate < math.inf, f"backbone_lr must be positive and finite, got {rate}"),
+            (self.jobs > 0, f"jobs must be positive, got {self.jobs}"),
+            (
+                self.jobs <= 1 or bool(self.sweep),
+                "jobs are cells of a sweep, and there is none: add --sweep NAME=V1,V2",
+            ),
             (0 <= self.drop_path < 1, f"drop_path must lie in [0, 1), got {self.drop_path}"),
         ]
 

@@ -100,3 +100,15 @@ def test_seeds_are_numbers_each_once(data, tmp_path):
         config(data, tmp_path, seeds="0,one")
     with pytest.raises(ConfigError, match="a seed is there twice"):
         config(data, tmp_path, seeds="0,0")
+
+
+def test_cells_that_train_at_once_are_the_same_cells(data, compared, tmp_path):
+    together = run(config(data, tmp_path / "run", jobs=2))
+
+    assert together.record["asked"] == compared.record["asked"]
+    places = [{str(path.relative_to(one.folder)) for path in one.folder.glob("cells/**/record.json")}
+              for one in (compared, together)]  # fmt: skip
+    assert places[0] == places[1]
+    assert run(config(data, tmp_path / "run")).repeated
+    with pytest.raises(ConfigError, match="jobs must be positive"):
+        config(data, tmp_path / "other", jobs=0)

@@ -82,3 +82,21 @@ def test_fewer_rows_are_drawn_with_each_class_its_share(data, tmp_path):
     done = run(online(data, tmp_path / "run", rows=6, epochs=0)).record
 
     assert done["rows"]["train"] == 6
+
+
+def test_cells_that_train_at_once_come_to_what_they_do_one_after_the_other(data, swept, tmp_path):
+    together = run(online(data, tmp_path / "run", **SWEEP, jobs=2))
+
+    values, seen = (
+        {one["setting"]["rate"]: one["val"] for one in report.record["settings"]} for report in (swept, together)
+    )
+    assert seen == pytest.approx(values, abs=0.2)  # threads round otherwise, and a row may fall to the other side
+    assert {path.parent.name for path in together.folder.glob("cells/*/record.json")} == {"rate=0.01", "rate=0.001"}
+    assert run(online(data, tmp_path / "run", **SWEEP)).repeated
+
+
+def test_jobs_without_a_sweep_or_without_a_number_are_refused(data, tmp_path):
+    with pytest.raises(ConfigError, match="jobs are cells of a sweep, and there is none"):
+        online(data, tmp_path / "run", jobs=2)
+    with pytest.raises(ConfigError, match="jobs must be positive, got 0"):
+        online(data, tmp_path / "run", jobs=0, sweep={"rate": "1e-2,1e-3"})
