@@ -133,3 +133,8 @@ def placed(path: str | Path | Url) -> Place:
         swallowed = _SWALLOWED.match(str(path))
         return Url(f"{swallowed[1]}/{swallowed[2]}") if swallowed and not Path(path.parts[0]).exists() else path
     return Url(path) if is_url(path) else Path(str(path))
+
+
+def absolute(place: Place) -> str:
+    """Return what names a place from any folder."""
+    return str(place) if isinstance(place, Url) else str(place.expanduser().resolve())

@@ -12,6 +12,7 @@ from typing import Any
 from featurecache.errors import FeatureCacheError, RunError, RunWriteError
 from featurecache.features import differences
 from featurecache.files import json_bytes, write_atomic
+from featurecache.places import Place, absolute
 
 CONFIG, RECORD = "config.json", "record.json"
 
@@ -46,7 +47,21 @@ def recorded_place(folder: Path, name: str, asked: str, place: str) -> str:
 
     Where a config that is there names the same place otherwise, such as relative to another folder, it is that.
     """
-    known = _read(folder / CONFIG).get(name) if (folder / CONFIG).exists() else None
+    return _as_recorded(_known(folder, name), asked, place)
+
+
+def recorded_stores(folder: Path, name: str, stores: Sequence[Place]) -> list[str]:
+    """Return the same of several stores, in their order."""
+    known = _known(folder, name)
+    each = known if isinstance(known, list) and len(known) == len(stores) else [None] * len(stores)
+    return [_as_recorded(one, str(store), absolute(store)) for one, store in zip(each, stores, strict=True)]
+
+
+def _known(folder: Path, name: str) -> Any:
+    return _read(folder / CONFIG).get(name) if (folder / CONFIG).exists() else None
+
+
+def _as_recorded(known: Any, asked: str, place: str) -> str:
     same = isinstance(known, str) and (known == asked or str(Path(known).expanduser().resolve()) == place)
     return str(known) if same else place
 

@@ -16,7 +16,7 @@ from featurecache.files import write_atomic
 from featurecache.places import Place
 from featurecache.progress import Bar, Stopwatch
 from featurecache.reports import Table
-from featurecache.runs import RECORD, discard, is_done, read_run, write_record
+from featurecache.runs import RECORD, discard, is_done, read_run, recorded_stores, write_record
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS
 from pipelines._rows import trainable
@@ -119,8 +119,8 @@ def _wanted(asked: Asked, stores: Sequence[FeatureStore], config: RunProtocolCon
     said = {name: value for name, value in asdict(config).items() if name not in ("out", "quiet", "head")}
     features = [{"backbone": dict(s.header.backbone), "data": dict(s.header.dataset)} for s in stores]
     return {
-        **said, "protocol": asked.full, "heads": config.named_heads, "stores": [str(place) for place in config.stores],
-        "features": features,
+        **said, "protocol": asked.full, "heads": config.named_heads,
+        "stores": recorded_stores(config.out, "stores", config.stores), "features": features,
     }  # fmt: skip
 
 

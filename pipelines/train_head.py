@@ -16,10 +16,10 @@ from featurecache.errors import FeatureCacheError, RunWriteError, StoreNotFoundE
 from featurecache.features import Task
 from featurecache.files import write_atomic
 from featurecache.metrics import primary
-from featurecache.places import Place
+from featurecache.places import Place, absolute
 from featurecache.provenance import provenance
 from featurecache.reports import Table
-from featurecache.runs import discard, is_done, read_run, write_history, write_record, writing
+from featurecache.runs import discard, is_done, read_run, recorded_place, write_history, write_record, writing
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import FeatureStore, open_store, store_exists
 from heads._checkpoint import save_head
@@ -160,7 +160,8 @@ def _wanted(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> dict[st
     ]
     asked = {name: value for name, value in asdict(config).items() if name not in unsaid}
     return {
-        **asked, **_published(config), "store": str(config.store), "arrays": list(plan.arrays), "combine": plan.cells[0].combine,
+        **asked, **_published(config), "arrays": list(plan.arrays), "combine": plan.cells[0].combine,
+        "store": recorded_place(config.out, "store", str(config.store), absolute(config.store)),
         "features": {"backbone": dict(store.header.backbone), "data": dict(store.header.dataset)},
         **({"cells": [dict(cell.named) for cell in plan.cells]} if config.sweep else {}),
     }  # fmt: skip

@@ -13,7 +13,7 @@ from featurecache.errors import DivergedError, FeatureCacheError, RunError
 from featurecache.files import write_atomic
 from featurecache.metrics import primary
 from featurecache.reports import Table
-from featurecache.runs import CONFIG, RECORD, discard, is_done, read_run, recorded_place, write_record
+from featurecache.runs import CONFIG, RECORD, discard, is_done, read_run, recorded_place, recorded_stores, write_record
 from pipelines.objectives import PROBE
 from pipelines.students.cells import StudentCell, cells_of
 from pipelines.students.comparing import Done, cell_lines, chosen, compared, standing, tables
@@ -86,7 +86,7 @@ def wanted(config: TrainStudentConfig, opened: Opened, plan: StudentPlan | None)
     }  # fmt: skip
     return {
         **asked, "objective": config.named, "prec": config.weight, "lr": config.rates[0], "backbone_lr": config.rates[1],
-        "device": config.device.partition(":")[0], "teacher": [str(place) for place in config.teacher],
+        "device": config.device.partition(":")[0], "teacher": recorded_stores(config.out, "teacher", config.teacher),
         "teachers": [dict(one.header.backbone) for one in opened.taught(config)], "data_set": dict(opened.dataset.identity),
         "data": recorded_place(config.out, "data", config.data, opened.dataset.spec),
         **student,

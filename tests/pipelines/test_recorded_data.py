@@ -1,4 +1,4 @@
-"""Where the images of a run are, is recorded so that it is found from any folder; an older record of the same place is it too."""
+"""Where the images and the stores of a run are, is recorded so that it is found from any folder; an older record of the same place is it too."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ import shutil
 import pytest
 
 from featurecache.errors import RunError
+from featurecache.places import placed
+from pipelines.run_protocol import RunProtocolConfig
+from pipelines.run_protocol import run as run_protocol
+from pipelines.train_head import TrainHeadConfig
+from pipelines.train_head import run as train_head
 from pipelines.train_online import run
 from pipelines.train_student import TrainStudentConfig
 from pipelines.train_student import run as train_student
+from save_features import SaveFeaturesConfig
+from save_features import run as extract
 from tests.pipelines.online_samples import online, photos
 
 
@@ -38,3 +45,41 @@ def test_images_named_from_here_are_found_from_elsewhere(train, tmp_path, monkey
     shutil.copytree(data, tmp_path / "others")
     with pytest.raises(RunError, match="data: that run has 'photos', this one .*others"):
         train("others", out)
+
+
+def head(store, out):
+    return train_head(TrainHeadConfig(store=placed(store), out=out, head="linear", epochs=1, quiet=True))
+
+
+def student(store, out):
+    config = TrainStudentConfig(
+        data="photos", out=out, student="timm:test_resnet", from_scratch=True, image_size=32, teacher=(placed(store),),
+        epochs=0, quiet=True,
+    )  # fmt: skip
+    return train_student(config)
+
+
+def protocol(store, out):
+    return run_protocol(
+        RunProtocolConfig(protocol="holdout", stores=(placed(store),), out=out, heads=("ridge",), quiet=True)
+    )
+
+
+@pytest.mark.parametrize(("act", "name"), [(head, "store"), (student, "teacher"), (protocol, "stores")])
+def test_stores_named_from_here_are_found_from_elsewhere(act, name, tmp_path, monkeypatch):
+    data, out = photos(tmp_path / "photos", each=12), tmp_path / "run"
+    store = tmp_path / "photos.zarr"
+    extract(SaveFeaturesConfig(data=str(data), backbone="demo", out=store, quiet=True))
+    monkeypatch.chdir(tmp_path)
+
+    act("photos.zarr", out)
+    found = json.loads((out / "config.json").read_text())[name]
+
+    assert found in (str(store.resolve()), [str(store.resolve())])
+    assert act(str(store), out).repeated
+    (out / "config.json").write_text((out / "config.json").read_text().replace(json.dumps(str(store)), '"photos.zarr"'))
+    for same in ("photos.zarr", "./photos.zarr", str(store)):
+        assert act(same, out).repeated
+    shutil.copytree(store, tmp_path / "others.zarr")
+    with pytest.raises(RunError, match="that run has .*photos.zarr.*, this one .*others"):
+        act("others.zarr", out)
