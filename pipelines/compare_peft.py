@@ -106,15 +106,8 @@ class CompareReport:
         for title in dict.fromkeys(line["data"] for line in self.record["lines"]):
             lines = [line for line in self.record["lines"] if line["data"] == title]
             metric = self.record["metrics"][title]
-            columns = (
-                "method",
-                metric,
-                f"to {BASELINE}",
-                "trained in backbone",
-                "saved MiB a step",
-                "s a step",
-                "GMAC",
-            )
+            costs = ("trained in backbone", "saved MiB a step", "s a step", "GMAC")
+            columns = ("method", metric, f"to {BASELINE}", *costs)
             found.append(Table(title, columns, [_shown(line) for line in lines]))
         notes = [*self.record["remarks"], f"{self.folder}: {', '.join(self.record['files'])}"]
         return [*found, Table("", (), (), [*notes, *(["nothing to do"] if self.repeated else [])])]
@@ -125,9 +118,11 @@ class CompareReport:
 
 
 def _shown(line: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = "" if line["half_width"] is None else f" +- {line['half_width']:.4f}"
+    interval, between = (
+        "" if line[name] is None else f" +- {line[name]:.4f}" for name in ("half_width", "difference_half_width")
+    )
     return (
-        line["method"], f"{line['mean']:.4f}{interval}", f"{line['difference']:+.4f}", f"{line['trained']:,}",
+        line["method"], f"{line['mean']:.4f}{interval}", f"{line['difference']:+.4f}{between}", f"{line['trained']:,}",
         f"{line['saved_bytes'] / 2**20:.1f}", f"{line['step_seconds']:.3f}", f"{line['multiply_adds'] / 1e9:.3f}",
     )  # fmt: skip
 

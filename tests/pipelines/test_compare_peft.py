@@ -40,6 +40,8 @@ def test_every_method_has_its_accuracy_over_seeds_beside_what_it_costs(compared)
     assert lines["lora"]["trained"] == 6 * (2 * 64 + 2 * 192) and lines["lora"]["saved_bytes"] > 0
     assert all(line["half_width"] is not None and line["step_seconds"] > 0 for line in lines.values())
     assert len(json.loads(lines["lora"]["values"])) == 2
+    shown = {row[0]: row for row in compared.tables()[0].rows}
+    assert shown["lora"][2] == f"{lines['lora']['difference']:+.4f} +- {lines['lora']['difference_half_width']:.4f}"
     assert [row[0] for row in compared.tables()[0].rows] == [line["method"] for line in compared.record["lines"]]
 
 
