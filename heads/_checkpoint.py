@@ -60,6 +60,19 @@ def save_head(folder: Path, head: nn.Module, name: str, spec: HeadSpec, options:
     write_atomic(folder / TENSORS, save(tensors))
 
 
+def built_as(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return (name, options) of the head that `save_head` wrote.
+
+    Raises:
+        RunError: there is none that can be read.
+    """
+    try:
+        facts = json.loads((folder / BUILD).read_text(encoding="utf-8"))
+        return facts["head"], facts["options"]
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(folder, error) from error
+
+
 def load_head(folder: Path) -> tuple[nn.Module, HeadSpec]:
     """Return (head in eval mode, its spec) as `save_head` wrote them.
 
@@ -74,9 +87,13 @@ def load_head(folder: Path) -> tuple[nn.Module, HeadSpec]:
             head = build_head(facts["head"], spec, facts["options"])
         head.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("constants.")})
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise RunError(f"{folder} holds no head that can be read ({why}). Train it again into a new --out.") from error
+        raise _unreadable(folder, error) from error
     return head.eval(), spec
+
+
+def _unreadable(folder: Path, error: Exception) -> RunError:
+    why = f"{type(error).__name__}: {error}"
+    return RunError(f"{folder} holds no head that can be read ({why}). Train it again into a new --out.")
 
 
 def _spec(facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> HeadSpec:

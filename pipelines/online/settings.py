@@ -105,7 +105,7 @@ class TrainOnlineConfig(Learning, OnImages):
     drop_path: float = 0.0
     """Probability with which training skips the last block for an image, rising from 0 in the first one (timm's)."""
     init_from: Path | None = None
-    """Finished run to start from, of train-head or train-online: its head, and what it trained in its backbone."""
+    """Finished run to start from, of train-head or train-online: its head, and what it trained in its backbone; neither need be named again."""
     load_published: tuple[str, Path] | None = None
     """FAMILY FILE: a checkpoint of the code of a paper whose values the method (peft, ila, dtl) or the head (lfa) starts from."""
     recipe: str | None = None
@@ -149,11 +149,18 @@ class TrainOnlineConfig(Learning, OnImages):
 
     @staticmethod
     def expanded(given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what was given, with what its recipe says of all else; options and axes are joined, and what was given wins.
+        """Return what was given, with what the run it starts from and its recipe say of all else; what was given wins.
+
+        Options and axes are joined.
 
         Raises:
+            RunError: there is no such run.
             UnknownNameError, ConfigError: there is no such recipe, or it means nothing.
         """
+        if given.get("init_from"):
+            from pipelines.online.settled import settled_by
+
+            given = {**given, **settled_by(Path(given["init_from"]), given)}
         if not given.get("recipe"):
             return dict(given)
         from pipelines.recipes import recipe

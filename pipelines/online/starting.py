@@ -15,10 +15,11 @@ from featurecache.datasets import ImageDataset
 from featurecache.errors import RunError
 from featurecache.features import differences
 from featurecache.peft import ADAPTED, Adapted, adapt, load_adapted, of_the_backbone
-from featurecache.runs import read_run
+from featurecache.runs import read_run, read_trained
 from heads import HeadSpec
-from heads._checkpoint import BUILD, load_head
+from heads._checkpoint import load_head
 from pipelines.online.settings import TrainOnlineConfig
+from pipelines.online.settled import settled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,20 +77,18 @@ def start_of(run: Path, config: TrainOnlineConfig, identity: Mapping[str, Any], 
     Raises:
         RunError: there is none, or it is of another backbone, head, method, or of other classes; names all that differs.
     """
-    _, record = read_run(run)
+    _, record = read_trained(run)
     head, spec = load_head(run)
-    built = json.loads((run / BUILD).read_text(encoding="utf-8"))
     ours: dict[str, Any] = {
-        "backbone": of_the_backbone(identity), "head": config.head, "head_option": dict(config.head_option),
-        "task": dataset.task, "class_names": list(dataset.class_names),
+        "backbone": of_the_backbone(identity), "task": dataset.task, "class_names": list(dataset.class_names),
     }  # fmt: skip
     theirs = {
-        "backbone": of_the_backbone(record["features"]["backbone"]), "head": built["head"],
-        "head_option": built["options"], "task": record["task"], "class_names": record["class_names"],
+        "backbone": of_the_backbone(record["features"]["backbone"]), "task": record["task"],
+        "class_names": record["class_names"],
     }  # fmt: skip
-    if record.get("trained_backbone_parameters"):
-        ours |= {"peft": config.peft, "peft_option": dict(config.peft_option)}
-        theirs |= {"peft": record["peft"]["method"], "peft_option": record["peft"]["options"]}
+    for kind, options, name, chosen in settled(run):
+        ours |= {kind: getattr(config, kind), options: dict(getattr(config, options))}
+        theirs |= {kind: name, options: chosen}
     found = differences(json.loads(json.dumps(ours)), theirs)
     if found:
         lines = "\n".join(f"  {name}: that run has {old!r}, this one {new!r}" for name, new, old in found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from featurecache.checks import config_from
 from featurecache.errors import ConfigError, RunError, UnknownNameError, UnreadableSampleError
 from featurecache.seeding import seed_of
 from featurecache.sources.cached import CachedSource
@@ -20,6 +22,7 @@ from pipelines import train_online as module
 from pipelines.inspect import InfoConfig, ListConfig, info, list_names
 from pipelines.objectives.cross_entropy import build as objective_of
 from pipelines.online.planning import images_of, planned, sources_of
+from pipelines.online.settings import TrainOnlineConfig
 from pipelines.predict import Predictor
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as run_cached
@@ -239,6 +242,21 @@ class TestInitFrom:
         for file in ("backbone.safetensors", "head.safetensors"):
             before, now = load_file(full / file), load_file(tmp_path / "run" / file)
             assert all(torch.equal(now[key], value) for key, value in before.items())
+
+    def test_head_and_method_are_those_of_the_run_where_nobody_names_others(self, data, full, tmp_path):
+        asked = {"data": str(data), "out": tmp_path / "run", "epochs": 0, **TINY}
+
+        took = config_from(TrainOnlineConfig, TrainOnlineConfig.expanded({**asked, "init_from": full}))
+        other = TrainOnlineConfig.expanded({**asked, "init_from": full, "head": "linear", "peft": "lora"})
+
+        of_run = json.loads((full / "config.json").read_text())
+        for name in ("head", "head_option", "peft", "peft_option"):
+            assert getattr(took, name) == of_run[name]
+        assert of_run["head"] == "lfa" and other["head"] == "linear" and other["peft"] == "lora"
+        assert not {"head_option", "peft_option"} & other.keys()
+        with pytest.raises(RunError, match="is not a run folder"):
+            TrainOnlineConfig.expanded({**asked, "init_from": tmp_path / "nowhere"})
+        run(replace(took, quiet=True))
 
     def test_what_differs_is_told_together(self, data, full, tmp_path):
         with pytest.raises(RunError) as refused:
