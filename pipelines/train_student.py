@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,12 @@ from pipelines.students.probing import train_probe
 from pipelines.students.settings import TrainStudentConfig
 from pipelines.train_head import TrainReport
 from pipelines.train_online import CHECKPOINT, SilentReport, train_online
-from pipelines.training.distributed import ALONE, Ranks, joined
-from pipelines.training.jobs import train_all
+from pipelines.training.distributed import Ranks, joined
 from pipelines.training.selection import as_csv
 
 __all__ = ["TrainStudentConfig", "run"]
 
-UNCOMPARED = ("out", "quiet", "jobs", "workers", "decode_threads", "device", "cache", "student_weights")
+UNCOMPARED = ("out", "quiet", "workers", "decode_threads", "device", "cache", "student_weights")
 """What the config says and does not change a run, or what is compared in another form."""
 DIVERGED = ".diverged"
 """Ending of the file that stands for a cell whose loss ceased to be a number."""
@@ -112,32 +111,22 @@ def _sweep(config: TrainStudentConfig, ranks: Ranks) -> TrainReport:
     ))  # fmt: skip
     if ranks.by_first(lambda: is_done(config.out, wanted(config, opened, None))):
         return SweepReport(config.out, read_run(config.out)[1], repeated=True)
-    if config.jobs > 1:
-        train_all(_apart, [cell.config for cell in cells], config.jobs, config.quiet)
     done = [_cell(cell, opened, ranks) for cell in cells]
     return ranks.by_first(lambda: _concluded(done, config, opened))
 
 
 def _cell(cell: StudentCell, opened: Opened, ranks: Ranks) -> Done:
-    return Done(cell, _trained(cell.config, opened, ranks))
-
-
-def _apart(config: TrainStudentConfig) -> None:
-    """Train one cell with nothing of what the others have opened."""
-    _trained(config, Opened.of(config), ALONE)
-
-
-def _trained(config: TrainStudentConfig, opened: Opened, ranks: Ranks) -> Mapping[str, Any] | None:
-    """Return the record of a cell, trained or there already; None where its loss ceased to be a number."""
-    gone = config.out.with_name(config.out.name + DIVERGED)
+    """Train one cell, or take what is there of it."""
+    out = cell.config.out
+    gone = out.with_name(out.name + DIVERGED)
     if gone.exists():
-        return None
+        return Done(cell, None)
     try:
-        return _one(config, opened, ranks).record
+        return Done(cell, _one(cell.config, opened, ranks).record)
     except DivergedError as error:
         if ranks.first:
             write_atomic(gone, str(error).encode())
-        return None
+        return Done(cell, None)
 
 
 def _concluded(done: Sequence[Done], config: TrainStudentConfig, opened: Opened) -> TrainReport:

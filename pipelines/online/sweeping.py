@@ -23,13 +23,14 @@ from featurecache.checks import bind_options, check, coerce
 from featurecache.errors import ConfigError, RunError
 from featurecache.metrics import primary
 from featurecache.peft import PEFT
+from featurecache.progress import Bar, Stopwatch
 from featurecache.registry import nearest, plain
 from featurecache.reports import Table
 from featurecache.runs import is_done, read_run, write_record
 from heads import HEADS
 from pipelines.online.settings import OPTIONS, TrainOnlineConfig
 from pipelines.training.cells import words_of
-from pipelines.training.jobs import train_all
+from pipelines.training.jobs import done
 
 SWEPT: Mapping[str, type] = {
     "rate": float, "lr": float, "backbone_lr": float, "weight_decay": float, "drop_path": float, "seed": int,
@@ -89,13 +90,13 @@ def sweep(
         return SweepReport(config.out, read_run(config.out)[1], repeated=True)
     cells = list(_cells(axes))
     judged = [of_cell(config, named, config.out / "cells" / _folder(named), test=False) for named in cells]
-    train_all(partial(_trained, train=train), judged, config.jobs, config.quiet)
+    _train_all(partial(_trained, train=train), judged, config)
     metric, settings = _judged(config, cells)
     final = [dict(settings[0]["setting"], **({"seed": s} if s is not None else {})) for s in axes.get("seed", [None])]
     places = [config.out / "final" / (f"seed={named['seed']}" if "seed" in named else "run") for named in final]
     whole = replace(config, train_on="train+val")
     tested = [of_cell(whole, named, place, test=config.test) for named, place in zip(final, places, strict=True)]
-    train_all(train, tested, config.jobs, config.quiet)
+    _train_all(train, tested, config)
     runs = [
         {"run": str(place.relative_to(config.out)), "test": _metric(read_run(place)[1], "test", metric)}
         for place in places
@@ -191,6 +192,17 @@ def of_cell(config: TrainOnlineConfig, named: Named, out: Path, *, test: bool) -
 def _folder(named: Named) -> str:
     words = ",".join(f"{name}={value}" for name, value in named.items())
     return re.sub(r"[^\w.,=+-]", "_", words) or "one"
+
+
+def _train_all(
+    train: Callable[[TrainOnlineConfig], Any], cells: Sequence[TrainOnlineConfig], config: TrainOnlineConfig
+) -> None:
+    """Train every cell that is not there; where several are at it at once, what is shown is how many are done."""
+    together, watch = config.jobs > 1, Stopwatch()
+    cells = [replace(cell, quiet=cell.quiet or together) for cell in cells]
+    with Bar("cells", len(cells), 0, config.quiet or not together, unit="cells") as bar:
+        for _ in done(train, cells, config.jobs):
+            bar.advance(1, watch)
 
 
 def _trained(config: TrainOnlineConfig, train: Callable[[TrainOnlineConfig], Any]) -> None:

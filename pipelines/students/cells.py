@@ -105,7 +105,7 @@ def _cell(config: TrainStudentConfig, named: dict[str, Any]) -> StudentCell:
     changes: dict[str, Any] = {name: value for name, value in named.items() if name != "teachers"}
     if "seed" in named:
         changes["data_seed"] = named["seed"]
-    one = replace(config, sweep={}, jobs=1, out=config.out, cache=config.cache or config.out / SHARED, **changes)
+    one = replace(config, sweep={}, out=config.out, cache=config.cache or config.out / SHARED, **changes)
     if "teachers" in named and one.named != "none":
         one = replace(one, teacher=tuple(config.teacher[int(n) - 1] for n in named["teachers"].split("+")))
     start = {f.name: f.default for f in fields(TrainStudentConfig)}

@@ -66,8 +66,6 @@ class TrainStudentConfig(OnImages):
     """Folder for what several trainings share, such as autoencoders; default: inside the --out of a sweep, none for a single training."""
     sweep: Mapping[str, Any] = field(default_factory=dict)
     """Train every combination, cell by cell, and choose on validation: NAME=V1,V2 of objective, teachers (1, 2 and 1+2 by their order), prec, seed (of start and order both), lr, backbone_lr, prior_lr, weight_decay; may be given several times."""
-    jobs: int = 1
-    """Cells of a sweep that train at once, each in a process with its share of the cores, or all on one GPU."""
 
     def conditions(self) -> list[tuple[bool, str]]:
         """Return what must hold of the settings, each with what is said where it does not."""
@@ -83,11 +81,6 @@ class TrainStudentConfig(OnImages):
             (
                 not (self.from_scratch and self.student_weights),
                 "from_scratch starts from random weights, and student_weights from a file: give one of them",
-            ),
-            (self.jobs > 0, f"jobs must be positive, got {self.jobs}"),
-            (
-                self.jobs <= 1 or bool(self.sweep),
-                "jobs are cells of a sweep, and there is none: add --sweep NAME=V1,V2",
             ),
             (len(set(map(str, self.teacher))) == len(self.teacher), "a teacher is named twice"),
         ]

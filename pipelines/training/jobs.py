@@ -11,14 +11,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from featurecache.checks import check
 from featurecache.devices import cores
 from featurecache.errors import WorkerError
 from featurecache.processes import interrupts_held, serve, told_end
-from featurecache.progress import Bar, Stopwatch
 
 T = TypeVar("T")
 
@@ -63,18 +61,6 @@ def done(act: Callable[[T], Any], tasks: Sequence[T], jobs: int) -> Iterator[T]:
             for process in processes:
                 process.terminate()
             raise
-
-
-def train_all(act: Callable[[Any], Any], cells: Sequence[Any], jobs: int, quiet: bool) -> None:
-    """Call `act` on the config of every cell; where several train at once, all that is shown is how many are done.
-
-    Raises:
-        As `done`.
-    """
-    together, watch = jobs > 1, Stopwatch()
-    with Bar("cells", len(cells), 0, quiet or not together, unit="cells") as bar:
-        for _ in done(act, [replace(cell, quiet=quiet or together) for cell in cells], jobs):
-            bar.advance(1, watch)
 
 
 def _begin(threads: int) -> None:

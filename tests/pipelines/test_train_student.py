@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from featurecache.datasets import open_dataset
-from featurecache.errors import ConfigError
 from featurecache.progress import Stopwatch
 from featurecache.sources.images import decoded
 from featurecache.stores import open_store
@@ -316,21 +315,13 @@ class TestSweep:
         assert "Students and teachers" in page and "paired by row and by seed" in page
         assert "concat_probe" in page and "scales of the teachers&#39; dimensions" in page and made
 
-    @pytest.mark.parametrize("jobs", [1, 2])
-    def test_a_cell_that_diverges_is_told_and_not_chosen(self, data, stores, tmp_path, jobs):
+    def test_a_cell_that_diverges_is_told_and_not_chosen(self, data, stores, tmp_path):
         found = run(student(
-            data, tmp_path / "run", stores[0], objective="kd", optimizer="sgd", sweep={"prec": "0.1,1e30"}, epochs=1, jobs=jobs
+            data, tmp_path / "run", stores[0], objective="kd", optimizer="sgd", sweep={"prec": "0.1,1e30"}, epochs=1
         )).record  # fmt: skip
 
         assert [line["diverged_in_epoch"] for line in found["sweep"]["cells"]] == [None, "yes"]
         assert found["students"]["results"][0]["prec"] == 0.1
-
-
-def test_jobs_without_a_sweep_or_without_a_number_are_refused(data, tmp_path):
-    with pytest.raises(ConfigError, match="jobs are cells of a sweep, and there is none"):
-        student(data, tmp_path / "run", jobs=2)
-    with pytest.raises(ConfigError, match="jobs must be positive, got 0"):
-        student(data, tmp_path / "run", jobs=0)
 
 
 def test_a_probe_on_teachers_reads_no_image(data, stores, tmp_path, monkeypatch):
