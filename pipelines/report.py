@@ -7,7 +7,7 @@ import importlib.resources
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from featurecache.datasets import open_dataset
 from featurecache.errors import FeatureCacheError
 from featurecache.files import write_atomic
 from featurecache.reports import Table
-from featurecache.runs import RECORD
+from featurecache.runs import RECORD, read_run
 from pipelines.sections import ORDER, SECTIONS, Page, Picture, Run, Section
 
 SIDE = 64
@@ -33,7 +33,7 @@ class ReportConfig:
     """Write what runs came to as one self-contained HTML page; it makes no request and needs no image."""
 
     runs: tuple[Path, ...]
-    """Run folders, or folders of run folders."""
+    """Run folders, of compare-peft too, or folders of run folders."""
     out: Path = Path("report.html")
     """Page to write."""
     title: str = "featurecache report"
@@ -69,11 +69,14 @@ def run(config: ReportConfig) -> Written:
     """Read the runs and write the page.
 
     Raises:
-        RunError: a folder holds no finished run.
+        RunError: a folder holds no finished run, or a comparison of heads alone.
         DatasetNotFoundError: `pictures` is not there.
     """
-    runs = [Run.read(folder) for folder in _folders(config.runs)]
-    page = Page(runs, _pictures(config.pictures))
+    found = [inside for folder in config.runs for inside in _finished(folder) or [folder]]
+    comparisons = [record for folder in found if (record := _comparison_of(folder)) is not None]
+    folders = [folder for folder in found if _comparison_of(folder) is None]
+    runs = [Run.read(folder, title) for folder, title in zip(folders, _titles(folders), strict=True)]
+    page = Page(runs, _pictures(config.pictures), comparisons)
     names = sorted(SECTIONS.names(), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
     made = [(name, section) for name in names if (section := SECTIONS.load(name).section(page)) is not None]
     notes = list(dict.fromkeys(note for one in runs for note in one.problems))
@@ -82,13 +85,33 @@ def run(config: ReportConfig) -> Written:
     return Written(config.out, [section.title for _, section in made], notes)
 
 
-def _folders(given: Sequence[Path]) -> list[Path]:
-    """Return run folders; a folder that is none stands for the finished runs in it."""
-    found: list[Path] = []
-    for folder in given:
-        inside = sorted(path.parent for path in folder.glob(f"*/{RECORD}")) if not (folder / RECORD).exists() else []
-        found += inside or [folder]
-    return found
+def _finished(folder: Path) -> list[Path]:
+    """Return the finished runs in a folder, itself if it is one; a sweep over images stands for the runs it tested."""
+    if (folder / RECORD).exists():
+        return _finished(folder / "final") or [folder]
+    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return [run for one in inside for run in _finished(one)]
+
+
+def _comparison_of(folder: Path) -> Mapping[str, Any] | None:
+    """Return the record of a finished comparison of methods; None of any other folder."""
+    if not (folder / RECORD).exists():
+        return None
+    _, record = read_run(folder)
+    return record if {"lines", "metrics"} <= record.keys() and "class_names" not in record else None
+
+
+def _titles(folders: Sequence[Path]) -> list[str]:
+    """Return the name of each folder, with as many of those above it as tell it from the others."""
+    parts = [folder.resolve().parts for folder in folders]
+    titles = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        length = 1
+        while any(other[-length:] == own[-length:] for other in others):
+            length += 1
+        titles.append("/".join(own[-length:]))
+    return titles
 
 
 def _pictures(data: str | None) -> Callable[[str], str | None]:

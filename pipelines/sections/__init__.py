@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from featurecache.errors import FeatureCacheError
 from featurecache.places import placed
 from featurecache.registry import Registry
 from featurecache.reports import Table
-from featurecache.runs import read_run
+from featurecache.runs import read_trained
 from featurecache.stores import FeatureStore, open_store, store_exists
 
 if TYPE_CHECKING:
@@ -81,20 +81,22 @@ class Run:
     record: dict[str, Any]
     problems: list[str] = field(default_factory=list)
     """What could not be read, for the page to say."""
+    title: str = ""
+    """What the report calls it, where the name of its folder is that of others too."""
 
     @classmethod
-    def read(cls, folder: Path) -> Run:
+    def read(cls, folder: Path, title: str = "") -> Run:
         """Read a run folder.
 
         Raises:
-            RunError: no finished run is there.
+            RunError: no finished run of a head is there.
         """
-        return cls(folder, *read_run(folder))
+        return cls(folder, *read_trained(folder), title=title)
 
     @property
     def name(self) -> str:
         """What the report calls it."""
-        return self.folder.name
+        return self.title or self.folder.name
 
     @property
     def class_names(self) -> list[str]:
@@ -168,13 +170,16 @@ class Page:
     runs: Sequence[Run]
     picture: Callable[[str], str | None] = lambda sample_id: None
     """Sample id -> address of a small picture of it, where there is one."""
+    comparisons: Sequence[Mapping[str, Any]] = ()
+    """Records of compare-peft."""
 
 
 def shown(measured: Any) -> str:
     """Return a metric of a record with its interval; nothing where it was not measured."""
     if not isinstance(measured, dict) or measured["value"] is None:
         return ""
-    return f"{measured['value']:.4f} [{measured['low']:.4f}, {measured['high']:.4f}]"
+    interval = "" if measured["low"] is None else f" [{measured['low']:.4f}, {measured['high']:.4f}]"
+    return f"{measured['value']:.4f}{interval}"
 
 
 def history_of(run: Run) -> list[dict[str, Any]]:

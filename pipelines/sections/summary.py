@@ -8,8 +8,10 @@ from featurecache.reports import Table
 from pipelines.sections import Page, Run, Section, shown
 
 
-def section(page: Page) -> Section:
-    """Show one line a run and split."""
+def section(page: Page) -> Section | None:
+    """Show one line a run and split; None of a page without runs."""
+    if not page.runs:
+        return None
     names = list(dict.fromkeys(name for run in page.runs for name in _metrics(run)))
     rows = [
         (run.name, run.record["head"], _arrays(run), split, *(shown(found.get(name)) for name in names))

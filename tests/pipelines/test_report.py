@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from featurecache.errors import ConfigError, RunError
+from featurecache.runs import is_done, write_record
 from pipelines.report import ReportConfig, run
 from pipelines.sections import SECTIONS, Run
 from pipelines.sections._near import nearest_training_rows
@@ -246,6 +247,10 @@ def test_what_is_no_run_is_refused(tmp_path):
 
     with pytest.raises(RunError, match="is not a run folder"):
         run(ReportConfig(runs=(tmp_path / "empty",), out=tmp_path / "report.html"))
+    is_done(tmp_path / "protocol", {"protocol": "holdout"})
+    write_record(tmp_path / "protocol", {"protocol": "holdout", "metrics": []})
+    with pytest.raises(RunError, match="holds a comparison and no head"):
+        run(ReportConfig(runs=(tmp_path / "protocol",), out=tmp_path / "report.html"))
     with pytest.raises(ConfigError, match="is a folder. Give a file"):
         ReportConfig(runs=(tmp_path,), out=tmp_path)
     assert not (tmp_path / "report.html").exists()
