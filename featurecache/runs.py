@@ -122,11 +122,29 @@ def read_trained(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         RunError: as `read_run`; or it compared heads and kept none, as run-protocol does.
     """
     config, record = read_run(folder)
-    if "class_names" not in record:
-        raise RunError(
-            f"{folder} holds a comparison and no head. Train the one you want: featurecache train-head STORE"
-        )
+    if not holds_head(record):
+        whole = [run for run in runs_below(folder) if (run / CONFIG).exists() and holds_head(_read(run / RECORD))]
+        inside = [str(run.relative_to(folder)) for run in whole]
+        more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
+        way = f"Of the runs in it name one: {', '.join(inside[:3])}{more}." if inside else TRAIN_ONE
+        raise RunError(f"{folder} holds a comparison and no head. {way}")
     return config, record
+
+
+TRAIN_ONE = "Train the one you want: featurecache train-head STORE"
+
+
+def holds_head(record: Mapping[str, Any]) -> bool:
+    """Return whether a run trained a head, and did not compare several and keep none."""
+    return "class_names" in record
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """Return the finished runs inside a folder; of a sweep over images those that it tested, not its cells."""
+    final = folder / "final"
+    places = [final] if (folder / RECORD).exists() and final.is_dir() else folder.iterdir() if folder.is_dir() else []
+    inside = sorted(place for place in places if place.is_dir())
+    return [run for place in inside for run in ([place] if (place / RECORD).exists() else runs_below(place))]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from featurecache.errors import ConfigError
 from featurecache.files import json_bytes, write_atomic
 from featurecache.places import placed
 from featurecache.reports import Table
-from featurecache.runs import RECORD, read_run
+from featurecache.runs import RECORD, read_trained
 from featurecache.stores import explained, open_store, store_exists
 from pipelines.analyses import ANALYSES, Analysis, Subject
 from pipelines.analyses._subjects import LiveSubject, StoredSubject
@@ -169,13 +169,13 @@ def _images(config: AnalyzeConfig) -> str:
     if config.images is not None:
         return config.images
     for text in config.inputs:
-        if _is_run(text) and "data" in (asked := read_run(Path(text))[0]):
+        if _is_run(text) and "data" in (asked := read_trained(Path(text))[0]):
             return str(asked["data"])
     raise ConfigError(["models look at images, and none are named: give --images DATA"])
 
 
 def _run(text: str, config: AnalyzeConfig) -> Backbone:
-    return rebuilt(text, read_run(Path(text))[1], device=config.device)
+    return rebuilt(text, read_trained(Path(text))[1], device=config.device)
 
 
 def _backbone(text: str, number: int, config: AnalyzeConfig) -> Backbone:

@@ -22,7 +22,7 @@ from featurecache.errors import BackboneError, RunError
 from featurecache.files import write_atomic
 from featurecache.peft import Adapted, adapt, foldable_in, published_families, published_state
 from featurecache.reports import Table
-from featurecache.runs import read_run
+from featurecache.runs import read_trained
 from pipelines.online.starting import trained_in
 from pipelines.predicting.predictor import rebuilt
 
@@ -79,7 +79,7 @@ def run(config: ExportBackboneConfig) -> ExportBackboneReport:
         raise RunError(f"{config.out} exists already. Give another --out, or remove it.")
     if config.out.suffix != ".safetensors":
         raise RunError(f"{config.out} must end with .safetensors, which is what is written.")
-    _, record = read_run(config.run_folder)
+    _, record = read_trained(config.run_folder)
     method = str(record.get("peft", {}).get("method", "none"))
     backbone = rebuilt(config.run_folder, record, weights=config.weights, trained=False)
     plain = copy.deepcopy(backbone.module)

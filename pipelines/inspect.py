@@ -17,7 +17,7 @@ from featurecache.errors import StoreNotFoundError
 from featurecache.peft import PEFT
 from featurecache.places import Place
 from featurecache.reports import Table
-from featurecache.runs import CONFIG, read_run
+from featurecache.runs import CONFIG, holds_head, read_run
 from featurecache.stores import STORES, FeatureStore, open_store, store_exists
 from heads import HEADS
 from pipelines.analyses import ANALYSES
@@ -78,6 +78,8 @@ def _run_facts(folder: Path) -> Facts:
     from pipelines.train_head import TrainReport
 
     settings, record = read_run(folder)
+    if not holds_head(record):
+        return _comparison_facts(folder, settings, record)
     asked = {name: value for name, value in settings.items() if name not in ("features", "head")}
     features = record["features"]
     facts = {
@@ -89,6 +91,19 @@ def _run_facts(folder: Path) -> Facts:
     known = [(name, value) for name, value in _flat(facts).items() if value is not None]
     metrics = TrainReport(folder, record).tables()
     return Facts([Table(f"run {folder}", ("field", "value"), known), *metrics], {"config": settings, "record": record})
+
+
+def _comparison_facts(folder: Path, settings: dict[str, Any], record: dict[str, Any]) -> Facts:
+    """Describe what compared several heads or methods, with the tables that it ended with."""
+    from pipelines.compare_peft import CompareReport
+    from pipelines.online.sweeping import SweepReport
+    from pipelines.run_protocol import ProtocolReport
+
+    report = CompareReport if "lines" in record else ProtocolReport if "protocol" in record else SweepReport
+    asked = {name: value for name, value in settings.items() if name != "features"}
+    known = [(name, value) for name, value in _flat(asked).items() if value is not None]
+    shown = [Table(f"comparison {folder}", ("field", "value"), known), *report(folder, record).tables()]
+    return Facts(shown, {"config": settings, "record": record})
 
 
 def _store_facts(store: FeatureStore) -> Facts:

@@ -21,7 +21,7 @@ from featurecache.datasets import open_dataset
 from featurecache.errors import FeatureCacheError
 from featurecache.files import write_atomic
 from featurecache.reports import Table
-from featurecache.runs import RECORD, read_run
+from featurecache.runs import RECORD, holds_head, read_run, runs_below
 from pipelines.sections import ORDER, SECTIONS, Page, Picture, Run, Section
 
 SIDE = 64
@@ -72,7 +72,7 @@ def run(config: ReportConfig) -> Written:
         RunError: a folder holds no finished run, or a comparison of heads alone.
         DatasetNotFoundError: `pictures` is not there.
     """
-    found = [inside for folder in config.runs for inside in _finished(folder) or [folder]]
+    found = [inside for folder in config.runs for inside in _finished(folder)]
     comparisons = [record for folder in found if (record := _comparison_of(folder)) is not None]
     folders = [folder for folder in found if _comparison_of(folder) is None]
     runs = [Run.read(folder, title) for folder, title in zip(folders, _titles(folders), strict=True)]
@@ -86,11 +86,10 @@ def run(config: ReportConfig) -> Written:
 
 
 def _finished(folder: Path) -> list[Path]:
-    """Return the finished runs in a folder, itself if it is one; a sweep over images stands for the runs it tested."""
-    if (folder / RECORD).exists():
-        return _finished(folder / "final") or [folder]
-    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return [run for one in inside for run in _finished(one)]
+    """Return the runs that a folder stands for: itself, if it is one, or those in it."""
+    if (folder / RECORD).exists() and not (folder / "final").is_dir():
+        return [folder]
+    return runs_below(folder) or [folder]
 
 
 def _comparison_of(folder: Path) -> Mapping[str, Any] | None:
@@ -98,7 +97,7 @@ def _comparison_of(folder: Path) -> Mapping[str, Any] | None:
     if not (folder / RECORD).exists():
         return None
     _, record = read_run(folder)
-    return record if {"lines", "metrics"} <= record.keys() and "class_names" not in record else None
+    return record if "lines" in record and not holds_head(record) else None
 
 
 def _titles(folders: Sequence[Path]) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from featurecache.errors import RunError
-from featurecache.runs import is_done, read_run, read_trained, write_record
+from featurecache.runs import is_done, read_run, read_trained, runs_below, write_record
 
 CONFIG = {"head": "linear", "lr": 0.001, "features": {"backbone": {"name": "demo"}}}
 
@@ -107,3 +107,31 @@ def test_a_comparison_without_a_head_is_no_trained_run(tmp_path):
 
     with pytest.raises(RunError, match="holds a comparison and no head. Train the one you want"):
         read_trained(tmp_path)
+
+
+def test_a_comparison_names_the_runs_in_it_that_hold_a_head(tmp_path):
+    for number in range(5):
+        write_record(made(tmp_path / f"cells/linear/seed={number}"), {"class_names": []})
+    write_record(made(tmp_path), {"lines": []})
+    made(tmp_path / "cells/lora/unfinished")
+    write_record(made(tmp_path / "cells/lora/headless"), {"lines": []})
+
+    said = "Of the runs in it name one: cells/linear/seed=0, cells/linear/seed=1, cells/linear/seed=2 and 2 more."
+    with pytest.raises(RunError, match=f"holds a comparison and no head. {said}"):
+        read_trained(tmp_path)
+
+
+def test_a_sweep_stands_for_what_it_tested(tmp_path):
+    for place in ("swept/cells/rate=1", "swept/final/seed=0", "alone"):
+        write_record(made(tmp_path / place), {"class_names": []})
+    write_record(made(tmp_path / "swept"), {"final": []})
+
+    assert runs_below(tmp_path) == [tmp_path / "alone", tmp_path / "swept"]
+    assert runs_below(tmp_path / "swept") == [tmp_path / "swept/final/seed=0"]
+    assert runs_below(tmp_path / "nowhere") == []
+
+
+def made(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    return folder

@@ -7,9 +7,12 @@ import shutil
 
 import pytest
 
-from featurecache.errors import ConfigError
+from featurecache.errors import ConfigError, RunError
 from pipelines import compare_peft as module
 from pipelines.compare_peft import ComparePeftConfig, run
+from pipelines.export_backbone import ExportBackboneConfig
+from pipelines.export_backbone import run as export
+from pipelines.inspect import InfoConfig, info
 from tests.pipelines.online_samples import photos
 
 SETTING = {"epochs": 1, "batch_size": 8, "decode_threads": 1}
@@ -114,3 +117,12 @@ def test_cells_that_train_at_once_are_the_same_cells(data, compared, tmp_path):
     assert run(config(data, tmp_path / "run")).repeated
     with pytest.raises(ConfigError, match="jobs must be positive"):
         config(data, tmp_path / "other", jobs=0)
+
+
+def test_it_is_told_of_and_its_folder_is_no_run_of_a_head(compared, tmp_path):
+    facts = info(InfoConfig(store=compared.folder))
+
+    assert [table.title for table in facts.tables()][:2] == [f"comparison {compared.folder}", "photos"]
+    assert facts.json()["record"]["lines"] == compared.record["lines"]
+    with pytest.raises(RunError, match="Of the runs in it name one: cells/photos/linear/seed=0"):
+        export(ExportBackboneConfig(run_folder=compared.folder, out=tmp_path / "x.safetensors"))

@@ -12,8 +12,10 @@ import pytest
 
 from featurecache.errors import ConfigError, RunError
 from featurecache.metrics import primary
+from featurecache.runs import read_trained
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import open_store
+from pipelines.inspect import InfoConfig, info
 from pipelines.run_protocol import RunProtocolConfig, run
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as train_head
@@ -49,6 +51,10 @@ def test_a_holdout_of_one_seed_is_what_train_head_measures(store, tmp_path):
     folder = tmp_path / "protocol/trials/pets/linear/seed-0"
     assert json.loads((folder / "record.json").read_text())["metrics"]["test"] == alone["metrics"]["test"]
     assert (folder / "test/predictions.parquet").read_bytes() == (tmp_path / "run/predictions.parquet").read_bytes()
+    told = info(InfoConfig(store=tmp_path / "protocol"))
+    assert told.tables()[0].title.startswith("comparison") and told.json()["record"]["results"] == record["results"]
+    with pytest.raises(RunError, match="holds a comparison and no head. Train the one you want"):
+        read_trained(tmp_path / "protocol")
 
 
 def test_rows_are_kept_as_ids_and_lines_carry_the_full_name(store, tmp_path):

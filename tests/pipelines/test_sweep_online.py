@@ -8,6 +8,7 @@ import pytest
 
 from featurecache.errors import ConfigError
 from pipelines import train_online as module
+from pipelines.inspect import InfoConfig, info
 from pipelines.train_online import run
 from tests.pipelines.online_samples import online, photos
 
@@ -34,6 +35,12 @@ def test_cells_see_no_test_and_the_chosen_setting_is_trained_on_both_splits_and_
     assert swept.record["final"][0]["test"] == final["metrics"]["test"]["top1"]["value"]
     best = max(swept.record["settings"], key=lambda one: one["val"])
     assert swept.record["settings"][0]["val"] == best["val"]
+
+
+def test_it_is_told_of(swept):
+    titles = [table.title for table in info(InfoConfig(store=swept.folder)).tables()]
+
+    assert titles == [f"comparison {swept.folder}", "settings, best first"]
 
 
 def test_the_order_of_the_cells_moves_no_bit(data, swept, tmp_path):
