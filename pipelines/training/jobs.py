@@ -44,9 +44,11 @@ def done(act: Callable[[T], Any], tasks: Sequence[T], jobs: int) -> Iterator[T]:
     others = {process.pid for process in multiprocessing.active_children()}
     with ProcessPoolExecutor(jobs, context, _begin, (max(1, cores() // jobs),)) as pool:
         with interrupts_held():
-            waiting = {pool.submit(act, task): task for task in tasks}
+            for _ in range(jobs):
+                pool.submit(os.getpid)
         processes = [process for process in multiprocessing.active_children() if process.pid not in others]
         try:
+            waiting = {pool.submit(act, task): task for task in tasks}
             for future in as_completed(waiting):
                 future.result()
                 yield waiting[future]

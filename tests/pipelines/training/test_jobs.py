@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -73,6 +75,19 @@ def test_what_one_raises_is_raised_here_and_the_others_are_stopped(tmp_path):
 def test_a_process_that_dies_is_told_with_how_and_the_way_out(tmp_path):
     with pytest.raises(WorkerError, match=r"a process that trains ended with exit code 3\. .* fewer --jobs"):
         list(done(die, [tmp_path / "a", tmp_path / "b"], 2))
+
+
+def test_a_script_that_guards_nothing_is_told_to(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\nfrom pipelines.training.jobs import done\nprint(list(done(os.fspath, ['a', 'b', 'c'], 2)))\n"
+    )
+
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=Path(__file__).parents[3])
+
+    assert ended.returncode == 1
+    assert "WorkerError: a process that trains ended with exit code 1" in ended.stderr.splitlines()[-1]
+    assert 'must do so below if __name__ == "__main__".' in ended.stderr.splitlines()[-1]
 
 
 def test_jobs_and_torchrun_are_not_both_asked_for(tmp_path, monkeypatch):
