@@ -15,6 +15,7 @@ from featurecache.files import json_bytes, write_atomic
 from featurecache.places import Place, absolute
 
 CONFIG, RECORD = "config.json", "record.json"
+TRAIN_ONE = "Train the one you want: featurecache train-head STORE"
 
 
 def is_done(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -129,9 +130,6 @@ def read_trained(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         way = f"Of the runs in it name one: {', '.join(inside[:3])}{more}." if inside else TRAIN_ONE
         raise RunError(f"{folder} holds a comparison and no head. {way}")
     return config, record
-
-
-TRAIN_ONE = "Train the one you want: featurecache train-head STORE"
 
 
 def holds_head(record: Mapping[str, Any]) -> bool:

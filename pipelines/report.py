@@ -73,10 +73,10 @@ def run(config: ReportConfig) -> Written:
         DatasetNotFoundError: `pictures` is not there.
     """
     found = [inside for folder in config.runs for inside in _finished(folder)]
-    comparisons = [record for folder in found if (record := _comparison_of(folder)) is not None]
-    folders = [folder for folder in found if _comparison_of(folder) is None]
+    compared = {folder: record for folder in found if (record := _comparison_of(folder)) is not None}
+    folders = [folder for folder in found if folder not in compared]
     runs = [Run.read(folder, title) for folder, title in zip(folders, _titles(folders), strict=True)]
-    page = Page(runs, _pictures(config.pictures), comparisons)
+    page = Page(runs, _pictures(config.pictures), list(compared.values()))
     names = sorted(SECTIONS.names(), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
     made = [(name, section) for name in names if (section := SECTIONS.load(name).section(page)) is not None]
     notes = list(dict.fromkeys(note for one in runs for note in one.problems))

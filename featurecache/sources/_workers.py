@@ -78,8 +78,9 @@ class Workers:
 
     def _died(self) -> WorkerError:
         self._pool.shutdown(wait=True)
+        ended = told_end([process.exitcode for process in self._processes])
         return WorkerError(
-            f"a worker process that decodes images {told_end([process.exitcode for process in self._processes])}. Rows that were committed stay, and the same command goes "
+            f"a worker process that decodes images {ended}. Rows that were committed stay, and the same command goes "
             "on. Give fewer --workers or a smaller --batch-size if memory was short (the system's log says so), or "
             "--workers 0, which decodes in threads. A script of one's own that asks for workers must do so below "
             'if __name__ == "__main__".'

@@ -21,8 +21,8 @@ def section(page: Page) -> Section | None:
         return None
     text = (
         "Trained parameters are those of the backbone. Multiply-adds are of one image forward, with the method in it; bytes "
-        "are what a step keeps for the gradient, from a pass of the trained model. The larger the mark, the more is kept. Intervals are of 95 %, of a run over the "
-        "rows of the split, of a comparison over its seeds."
+        "are what a step keeps for the gradient, from a pass of the trained model. The larger the mark, the more is kept. "
+        "Intervals are of 95 %, of a run over the rows of the split, of a comparison over its seeds."
     )
     columns = ("run", "method", "data", "split", "quality", "trained parameters", "GMAC", "kept MiB", "ms a step")
     figures = [
