@@ -29,6 +29,7 @@ from featurecache.devices import default_precision, environment, resolve_device
 from featurecache.errors import ConfigError
 from featurecache.extracted import ExtractionReport
 from featurecache.features import Header, Task
+from featurecache.growing import divided_like
 from featurecache.opening import Opening, opened
 from featurecache.progress import Bar, Stopwatch
 from featurecache.prompting import templates_asked
@@ -165,6 +166,8 @@ def work_of(config: SaveFeaturesConfig) -> Work:
     check_decoder(config.decoder)
     held = open_store(config.out).header if store_exists(config.out) else None
     dataset = open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
+    if held is not None:
+        dataset = divided_like(held, dataset, config.out)
     backbone = load_backbone(config.backbone, backbone_options(config))
     check_feed(backbone, dataset, workers=config.workers, decoder=config.decoder)
     request = requested(backbone, config.layers, config.tokens, logits=config.logits)
@@ -240,7 +243,7 @@ def save_features(
     kept, recomputed = progress(store)
     if not was_finished:
         with explained(f"write to {store.path}"):
-            note(store.notes, facts(backbone, config))
+            note(store.notes, facts(backbone, config, dataset.spec))
     if kept < rows:
         with Bar("extracting", rows, kept, config.quiet) as bar:
             _extract(backbone, dataset, store, config, watch=watch, bar=bar, rounding=rounding)
@@ -353,12 +356,12 @@ def costs(watch: Stopwatch, rounding: Rounding) -> dict[str, Any]:
     }
 
 
-def facts(backbone: Backbone, config: SaveFeaturesConfig) -> dict[str, Any]:
+def facts(backbone: Backbone, config: SaveFeaturesConfig, data: str) -> dict[str, Any]:
     """Return what is recorded of a run that computes rows, and never compared."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
-        "data": str(Path(config.data).resolve()) if Path(config.data).exists() else config.data,
+        "data": data,
         "split_seed": config.split_seed,
         "task": config.task,
         "origin": dict(backbone.origin),

@@ -180,5 +180,17 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str 
     return found
 
 
+def comparable_data(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes a data set the one it is: ids, labels and sizes by the fingerprint, and the rule of its splits.
+
+    The name is only that of its folder or archive, which may be renamed; it is recorded and never compared. Of a merged store
+    the same holds of every part.
+    """
+    kept = {key: value for key, value in identity.items() if key not in ("name", "parts")}
+    parts = {"parts": [comparable_data(part) for part in identity["parts"]]} if "parts" in identity else {}
+    merged = str(kept.get("fingerprint", "")).startswith("merged:")
+    return {**kept, **parts, **({"fingerprint": "merged"} if merged and parts else {})}
+
+
 def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

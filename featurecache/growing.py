@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from featurecache.datasets import ImageDataset, RowTable, fingerprint_of_rows
+from featurecache.datasets import ImageDataset, RowTable, as_divided_before, fingerprint_of_rows
 from featurecache.errors import StoreMismatchError
-from featurecache.features import Header
+from featurecache.features import Header, comparable_data
 
 log = logging.getLogger("featurecache")
 
@@ -60,6 +60,18 @@ def arranged(dataset: ImageDataset, table: RowTable, deleted: Collection[int] = 
     )  # fmt: skip
 
 
+def divided_like(held: Header, dataset: ImageDataset, path: Path) -> ImageDataset:
+    """Return a data set with the splits of an older version where the store at `path` was made by it: a store keeps its splits."""
+    found = as_divided_before(dataset, str(held.dataset.get("split_rule")))
+    if found is not dataset:
+        log.info(
+            "%s was made when val without test stayed val: its splits stay so, and nothing in it is the test. Extract into "
+            "another --out, or divide its rows anew with featurecache split",
+            path,
+        )
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How a data set stands to a store that is of it."""
@@ -86,8 +98,8 @@ def standing(
 ) -> Standing | None:  # fmt: skip
     """Return how a data set stands to the store at `path`; None where it is another one, or its files are others.
 
-    The same one has the name and the rule of the split that the store knows, every sample that was not deleted, as it was,
-    and perhaps more.
+    The same one has the rule of the split that the store knows, every sample that was not deleted, as it was, and perhaps
+    more; its folder may have another name by now.
 
     Raises:
         StoreMismatchError: it is the same one, but a sample of the store is gone, or is not what it was; names the first.
@@ -108,7 +120,7 @@ def _standing(held: Header, table: RowTable, deleted: Collection[int], dataset: 
         return None
     new = [row for name, row in place.items() if name not in known]
     gone = [row for row, name in enumerate(table.sample_id) if str(name) not in place]
-    if held.dataset == dataset.identity:
+    if comparable_data(held.dataset) == comparable_data(dataset.identity):
         return Standing(gone=len(gone))
     if not new and not gone and not deleted:
         return None
@@ -131,7 +143,7 @@ def _standing(held: Header, table: RowTable, deleted: Collection[int], dataset: 
 
 def _kind(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a data set keeps while samples come and go."""
-    kept = {name: value for name, value in identity.items() if name != "rows"}
+    kept = {name: value for name, value in comparable_data(identity).items() if name != "rows"}
     return {**kept, "fingerprint": str(identity.get("fingerprint")).rpartition(":")[0]}
 
 

@@ -21,8 +21,8 @@ from featurecache.datasets import Fingerprint, ImageDataset, RowTable, open_data
 from featurecache.decoders import decoder_known_by
 from featurecache.devices import resolve_device
 from featurecache.errors import StoreContentsError, StoreMismatchError
-from featurecache.features import ArraySpec, Header, differences
-from featurecache.growing import COLUMNS, NOWHERE, arranged, standing
+from featurecache.features import ArraySpec, Header, comparable_data, differences
+from featurecache.growing import COLUMNS, NOWHERE, arranged, divided_like, standing
 from featurecache.progress import Stopwatch
 from featurecache.prompting import class_values
 from featurecache.provenance import provenance
@@ -70,12 +70,7 @@ class Remaking:
         opened = open_dataset(
             spec, split_seed=self._facts.get("split_seed", 0), task=self._facts.get("task"), fingerprint=fingerprint
         )
-        # the name is only that of its folder, which may be another one by now
-        named = {**opened.identity, **({"name": self.header.dataset["name"]} if "name" in self.header.dataset else {})}
-        return ImageDataset(
-            name=opened.name, spec=opened.spec, table=opened.table, class_names=opened.class_names, task=opened.task,
-            read=opened.read, identity=named, content=opened.content, measures=opened.measures,
-        )  # fmt: skip
+        return divided_like(self.header, opened, self.path)
 
     def images(self, table: RowTable, deleted: Collection[int]) -> ImageDataset:
         """Return the images in the order of a store's table; rows that were deleted are not read.
@@ -85,7 +80,8 @@ class Remaking:
         """
         found = self.found
         if standing(self.path, self.header, table, deleted, found, way="name the right one with --data") is None:
-            self._check(f"the data of {found.spec}", found.identity, self.header.dataset, "--data")
+            ours, theirs = (comparable_data(identity) for identity in (found.identity, self.header.dataset))
+            self._check(f"the data of {found.spec}", ours, theirs, "--data")
         return arranged(found, table, deleted)
 
     @cached_property

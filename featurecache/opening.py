@@ -16,7 +16,7 @@ from featurecache.backbones import Backbone
 from featurecache.datasets import ImageDataset
 from featurecache.decoders import decoder_known_by
 from featurecache.errors import StoreBusyError, StoreContentsError, StoreError
-from featurecache.features import Header
+from featurecache.features import Header, comparable_data
 from featurecache.growing import Standing, arranged, grown_table, runs_of, standing
 from featurecache.prompting import class_values
 from featurecache.provenance import note
@@ -122,7 +122,9 @@ def absent(path: Path, store: FeatureStore, dataset: ImageDataset, wanted: Heade
         StoreMismatchError: it holds other features, or samples that are not what they were; names what differs.
     """
     held = store.header
-    if held.dataset == dataset.identity:  # the usual case, for which no row table is read
+    if comparable_data(held.dataset) == comparable_data(
+        dataset.identity
+    ):  # the usual case, for which no row table is read
         stands: Standing | None = Standing(gone=held.rows - len(dataset))
     else:
         stands = standing(path, held, store.table(), deleted_rows(store), dataset)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featurecache.errors import FeatureCacheError, RunError, RunWriteError
-from featurecache.features import differences
+from featurecache.features import comparable_data, differences
 from featurecache.files import json_bytes, write_atomic
 from featurecache.places import Place, absolute
 
@@ -26,7 +26,7 @@ def is_done(folder: Path, config: Mapping[str, Any]) -> bool:
     """
     known = folder / CONFIG
     if known.exists():
-        found = differences(json.loads(json_bytes(config)), _read(known))
+        found = differences(_compared(json.loads(json_bytes(config))), _compared(_read(known)))
         if found:
             lines = "\n".join(f"  {name}: that run has {theirs!r}, this one {ours!r}" for name, ours, theirs in found)
             raise RunError(f"{folder} holds another run:\n{lines}\nGive another --out.")
@@ -41,6 +41,25 @@ def is_done(folder: Path, config: Mapping[str, Any]) -> bool:
     except OSError as error:
         raise RunError(f"cannot write the run {folder}: {error.strerror or error}. Give another --out.") from None
     return False
+
+
+def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes a run the one it is: where its images are and what their folder is called may change."""
+    kept = dict(config)
+    if "data_set" in kept:
+        kept["data_set"] = comparable_data(kept["data_set"])
+    features = kept.get("features")
+    if isinstance(features, Mapping):
+        kept["features"] = _same_data(features)
+    elif isinstance(features, Sequence):
+        kept["features"] = [_same_data(one) for one in features]
+    if "data_set" in kept or (isinstance(features, Mapping) and "data" in features):
+        kept.pop("data", None)  # a place; what lies there is compared by its fingerprint
+    return kept
+
+
+def _same_data(features: Mapping[str, Any]) -> dict[str, Any]:
+    return {**features, "data": comparable_data(features["data"])} if "data" in features else dict(features)
 
 
 def recorded_place(folder: Path, name: str, asked: str, place: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from featurecache.checks import check
-from featurecache.datasets import SPLITS, ImageDataset, open_dataset
+from featurecache.datasets import SPLITS, ImageDataset, LeftOut, open_dataset
 from featurecache.errors import UnreadableSampleError
 from featurecache.features import Task
 from featurecache.progress import Bar, Stopwatch
 from featurecache.reports import Table
+from pipelines._oddities import Look, find_odd_ones, look_at
 
 SHOWN = 20
 """Rows of a table that a person is shown; JSON holds them all."""
@@ -28,7 +28,7 @@ AT_ONCE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Look at every image of a data set: counts, duplicates, and what cannot be read. Nothing is written."""
+    """Look at every image of a data set: counts, duplicates, odd ones out, what cannot be read. Nothing is written."""
 
     what: Literal["check"]
     """check: decode every image and count."""
@@ -84,6 +84,13 @@ class DataReport:
     """Sample id -> reason."""
     sizes: dict[str, int]
     """"smallest" and "largest" side of an image, in pixels."""
+    formats: dict[str, int]
+    """Format of the files by their content, such as JPEG -> pictures; empty where they are in no files."""
+    pixels: dict[str, int]
+    """"WIDTH x HEIGHT" -> pictures, the most frequent first."""
+    odd: dict[str, list[str]]
+    """Sample id -> what is unlike the others."""
+    left_out: LeftOut
 
     def tables(self) -> list[Table]:
         """Return the counts, the duplicates and what cannot be read."""
@@ -106,14 +113,31 @@ class DataReport:
             total,
             *counts,
             Table("one picture, several samples", ("where", "labels", "samples"), _first(again)),
+            *self._odd_tables(),
             Table("cannot be read", ("sample", "reason"), _first(bad)),
             Table("", (), (), list(self._notes())),
         ]
+
+    def _odd_tables(self) -> Iterator[Table]:
+        """Yield formats and sizes where there are several, the odd ones out, and what gave no row."""
+        for what, counts in (("format", self.formats), ("pixels", self.pixels)):
+            if len(counts) > 1:
+                yield Table(f"{what} ({len(counts)})", (what, "images"), _first(list(counts.items())))
+        if self.odd:
+            lines = [(name, "; ".join(reasons)) for name, reasons in self.odd.items()]
+            yield Table(f"odd ones out ({len(lines)})", ("sample", "what is odd"), _first(lines))
+        left = [(path, "no picture") for path in self.left_out.files]
+        left += [(path, "folder without a picture") for path in self.left_out.folders]
+        if left:
+            yield Table(f"left out ({len(left)})", ("path", "why"), _first(left))
 
     def _totals(self) -> Iterator[tuple[str, int]]:
         yield from ((name or "in no split", count) for name, count in self.splits.items())
         yield "unlabelled", self.unlabelled
         yield "unreadable", len(self.unreadable)
+        yield "files left out", len(self.left_out.files)
+        if len(self.formats) == 1:
+            yield from self.formats.items()
         yield from ((f"{which} side in pixels", pixels) for which, pixels in self.sizes.items())
 
     def _notes(self) -> Iterator[str]:
@@ -127,6 +151,8 @@ class DataReport:
             yield f"{sum(not d.same_target for d in self.duplicates)} pictures have several labels."
         if not self.duplicates:
             yield "no picture is there twice"
+        if self.odd:
+            yield f"{len(self.odd)} pictures are odd ones out; all of them are rows like the others"
         if self.unreadable:
             yield f"{len(self.unreadable)} images cannot be read; extraction goes on without them with --on-error skip"
         else:
@@ -134,12 +160,25 @@ class DataReport:
 
     def json(self) -> dict[str, Any]:
         """Return everything, cut nowhere."""
-        plain = ("name", "task", "rows", "unlabelled", "splits", "columns", "unreadable", "sizes")
+        plain = (
+            "name",
+            "task",
+            "rows",
+            "unlabelled",
+            "splits",
+            "columns",
+            "unreadable",
+            "sizes",
+            "formats",
+            "pixels",
+            "odd",
+        )
         duplicates = [
             {"sample_ids": d.sample_ids, "splits": d.splits, "across": d.across, "same_target": d.same_target}
             for d in self.duplicates
         ]
-        return {**{name: getattr(self, name) for name in plain}, "duplicates": duplicates}
+        left = {"files": list(self.left_out.files), "folders": list(self.left_out.folders)}
+        return {**{name: getattr(self, name) for name in plain}, "duplicates": duplicates, "left_out": left}
 
 
 def _first(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
@@ -158,22 +197,24 @@ def inspected(dataset: ImageDataset, *, threads: int | None = None, quiet: bool 
     """Decode every image once; compare pictures by their pixels, so that a copy in another format is found too."""
     table, target = dataset.table, np.asarray(dataset.table.target)
     split = [str(name) for name in table.split]
-    of_picture: dict[str, list[int]] = defaultdict(list)
+    looks: dict[int, Look] = {}
     unreadable: dict[str, str] = {}
-    sides: set[int] = set()
     watch = Stopwatch()
     with Bar("checking", len(dataset), 0, quiet) as bar, ThreadPoolExecutor(threads) as pool:
         rows = iter(range(len(dataset)))
         while batch := list(islice(rows, AT_ONCE)):
             with watch.waiting("decode"):
-                looks = list(pool.map(lambda row: _look(dataset, row), batch))
-            for row, (digest, found) in zip(batch, looks, strict=True):
-                if digest:
-                    of_picture[digest].append(row)
-                    sides.update(found)
+                found = list(pool.map(lambda row: _look(dataset, row), batch))
+            for row, look in zip(batch, found, strict=True):
+                if isinstance(look, Look):
+                    looks[row] = look
                 else:
-                    unreadable[table.sample_id[row]] = found
+                    unreadable[table.sample_id[row]] = look
             bar.advance(len(batch), watch)
+    of_picture: dict[str, list[int]] = defaultdict(list)
+    for row, seen in looks.items():
+        of_picture[seen.digest].append(row)
+    sides = {side for seen in looks.values() for side in (seen.width, seen.height)}
     return DataReport(
         name=dataset.name,
         task=dataset.task,
@@ -184,18 +225,19 @@ def inspected(dataset: ImageDataset, *, threads: int | None = None, quiet: bool 
         duplicates=[_duplicates(dataset, split, target, rows) for rows in of_picture.values() if len(rows) > 1],
         unreadable=unreadable,
         sizes={"smallest": min(sides), "largest": max(sides)} if sides else {},
+        formats=dict(Counter(seen.form for seen in looks.values() if seen.form).most_common()),
+        pixels=dict(Counter(f"{seen.width} x {seen.height}" for seen in looks.values()).most_common()),
+        odd={str(table.sample_id[row]): reasons for row, reasons in find_odd_ones(looks).items()},
+        left_out=dataset.left_out,
     )
 
 
-def _look(dataset: ImageDataset, row: int) -> tuple[str, Any]:
-    """Return (digest of the pixels, size), or ("", why it cannot be read)."""
+def _look(dataset: ImageDataset, row: int) -> Look | str:
+    """Return what is seen of a picture, or why it cannot be read."""
     try:
-        picture = dataset.read(row)
+        return look_at(dataset, row)
     except UnreadableSampleError as error:
-        return "", error.reason
-    digest = hashlib.blake2b(f"{picture.size}".encode(), digest_size=16)
-    digest.update(picture.tobytes())
-    return digest.hexdigest(), picture.size
+        return error.reason
 
 
 def _duplicates(

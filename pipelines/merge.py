@@ -16,7 +16,7 @@ import numpy.typing as npt
 from featurecache.checks import check
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreContentsError, StoreMismatchError
-from featurecache.features import Header, differences
+from featurecache.features import Header, comparable_data, differences
 from featurecache.files import write_atomic
 from featurecache.progress import Stopwatch
 from featurecache.provenance import PROVENANCE
@@ -104,7 +104,7 @@ def run(config: MergeConfig) -> MergeReport:
     first = stores[0]
     for path, store in zip(config.stores, stores, strict=True):
         _check_same_kind(config.stores[0], first.header, path, store)
-    shares = all(store.header.dataset == first.header.dataset for store in stores)
+    shares = all(comparable_data(store.header.dataset) == comparable_data(first.header.dataset) for store in stores)
     header, table, taken = _union(stores) if shares else _behind_each_other(config.stores, stores)
 
     def constants(classes: range) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from featurecache.checks import check
 from featurecache.errors import StoreContentsError
-from featurecache.features import differences
+from featurecache.features import comparable_data, differences
 from featurecache.places import Place
 from featurecache.reports import Table
 from featurecache.scoring import scored_rows
@@ -132,17 +132,15 @@ def _entries(store: FeatureStore, metrics: Sequence[str]) -> list[dict[str, Any]
 def _strangers(stores: Sequence[FeatureStore]) -> list[str]:
     """Return a remark where the stores do not score the same rows with the same labels."""
     first = stores[0]
-    others = [str(s.path) for s in stores[1:] if _data(s.header.dataset) != _data(first.header.dataset)]
+    others = [
+        str(s.path) for s in stores[1:] if comparable_data(s.header.dataset) != comparable_data(first.header.dataset)
+    ]
     if not others:
         return []
     return [
         f"{', '.join(others)} and {first.path} hold other data, labels or splits: a score says nothing across data sets, "
         "compare within one."
     ]
-
-
-def _data(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in dataset.items() if key != "name"}  # the same data under another folder name
 
 
 def hold_against(
@@ -185,8 +183,8 @@ def _home(point: Point, stores: Sequence[FeatureStore]) -> tuple[str, str]:
     if len(point.arrays) > 1:
         return "", f"reads {len(point.arrays)} arrays, and a score is of one"
     for store in stores:
-        header, theirs = store.header, {"backbone": point.backbone, "data": point.data}
+        header, theirs = store.header, {"backbone": point.backbone, "data": comparable_data(point.data)}
         holds = point.arrays[0] in {spec.name for spec in header.arrays}
-        if holds and not differences({"backbone": header.backbone, "data": header.dataset}, theirs):
+        if holds and not differences({"backbone": header.backbone, "data": comparable_data(header.dataset)}, theirs):
             return str(store.path), ""
     return "", "learned from a store that is not among these"

@@ -7,7 +7,7 @@ A file of this room answers `open(spec, ...) -> ImageDataset`; the file name is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DATASETS = Registry("data set", "featurecache.datasets")
 
 SPLITS = ("train", "val", "test")
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 MANIFESTS = (".csv", ".tsv", ".parquet")
 
 Fingerprint = Literal["sizes", "content", "names"]
@@ -53,6 +53,15 @@ def in_no_file(row: int) -> None:
     """Say that the picture of a row is decoded from no file."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """What lies with the pictures of a data set and is none, by relative path; hidden files aside."""
+
+    files: Sequence[str] = ()
+    folders: Sequence[str] = ()
+    """The topmost of those that hold no picture."""
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ImageDataset:
     """A data set: its table, and how to read one image of it."""
@@ -73,6 +82,8 @@ class ImageDataset:
 
     measures: Sequence[str] = ()
     """What stands for every row in the fingerprint, besides id and target: size, digest or nothing, and given columns."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """Files and folders that gave no row."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -98,8 +109,10 @@ def open_dataset(
     """Open `spec`: a folder, a `.zip`/`.tar` of one, a manifest, or `NAME[:ARGUMENT]` for a file of this room.
 
     Rows without a split are divided 80/20 into train and test by a digest of the sample id (of the group where there is
-    one), and 10 % of train becomes val likewise. Adding samples moves none of the others, but one: a class whose every
-    sample (or group) would be drawn keeps one in train, and that one may leave it when the class grows.
+    one), and 10 % of train becomes val likewise, also where train and val are given and no test: that val is the test then.
+    Adding samples moves none of the others, but one: a class whose every sample (or group) would be drawn keeps one in
+    train, and that one may leave it when the class grows. `PATH?splits=none` and `PATH?domains=folders` or `none` say how
+    folders are read.
     `task` says how labels are read where they could be read in several ways; None: as they look.
     `fingerprint` "content" reads every file once, "names" looks at none; the identity says which, if not "sizes".
 
@@ -119,6 +132,13 @@ def fingerprint_of_rows(dataset: ImageDataset, rows: Sequence[int]) -> str:
     ids = [dataset.table.sample_id[row] for row in rows]
     measures = [dataset.measures[row] for row in rows]
     return fingerprint_of(kind, ids, measures, dataset.table.target[list(rows)], dataset.class_names)
+
+
+def as_divided_before(dataset: ImageDataset, rule: str) -> ImageDataset:
+    """Return the data set with the splits that older versions gave it, where a store says that rule; else itself."""
+    from featurecache.datasets._splits import as_divided_before
+
+    return as_divided_before(dataset, rule)
 
 
 def is_archive(path: Path) -> bool:
@@ -155,11 +175,12 @@ def _resolve(spec: str) -> tuple[str, str]:
     path = Path(spec)
     if not path.exists() and prefix.replace("-", "_") in DATASETS.names():
         return prefix, argument
-    if spec.partition("?")[0].lower().endswith(MANIFESTS) and not path.is_dir():
+    place = Path(spec if path.exists() else spec.partition("?")[0])
+    if place.suffix.lower() in MANIFESTS and not place.is_dir():
         return "manifest", spec
-    if path.is_file() or is_archive(path):
+    if place.is_file() or (is_archive(place) and not place.is_dir()):
         return "archive", spec
-    if path.is_dir() or "/" in spec or not colon:
+    if place.is_dir() or "/" in spec or not colon:
         return "image_folder", spec
     raise ConfigError([f"{spec!r} is neither a path nor NAME:ARGUMENT with NAME one of {_known()}"])
 

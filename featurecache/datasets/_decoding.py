@@ -11,7 +11,23 @@ from PIL import Image, UnidentifiedImageError
 
 from featurecache.errors import UnreadableSampleError
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "GIF",
+    "BMP",
+    "DIB",
+    "WEBP",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+    "AVIF",
+    "ICO",
+    "PCX",
+    "SGI",
+    "QOI",
+    "DDS",
+)
 """Told by content, not by suffix. Pillow knows more; one of them (EPS) would start another program on a hostile file."""
 LARGEST_FILE = 2**30
 """Bytes. The largest picture that Pillow decodes without complaint fills less, uncompressed, in 16-bit RGBA."""

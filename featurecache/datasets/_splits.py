@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.datasets import SPLITS
+from featurecache.datasets import SPLITS, ImageDataset
 from featurecache.errors import DatasetError
 from featurecache.seeding import unit_interval
 
 log = logging.getLogger("featurecache")
 
 TEST_SHARE, VAL_SHARE = 0.2, 0.1
+VAL_AS_TEST = ", val as test"
+"""In the rule of data whose val is the test."""
 
 
 def divided(
@@ -26,11 +29,13 @@ def divided(
     seed: int,
     *,
     by: str = "folders",
+    spec: str = "the data",
 ) -> tuple[list[str], str]:
     """Return the split of every row, and the rule in words; `by` says what gave the splits that are `given`.
 
     `classes` (N,) is -1 where a row has no label. A row of a group goes where the digest of its group leads, so no group
-    is ever in two splits.
+    is ever in two splits. Given train and val without test, as in ImageNet, val is the test, and a tenth of train becomes
+    val: what a model is chosen on cannot also be its result. `spec` names the data where that is said.
 
     Raises:
         DatasetError: the given splits divide a group. What is learned from one half would be asked of the other, and the
@@ -45,10 +50,34 @@ def divided(
         return automatic(keys, classes, seed), rule
     split = list(given)
     _check_groups(groups, split)
-    if "val" in split or (classes < 0).all():
+    labelled = {name for name, number in zip(split, classes.tolist(), strict=True) if number >= 0}
+    promoted = {"train", "val"} <= labelled and "test" not in split
+    if promoted:
+        log.info(
+            "%s: there is no test split, so val is the test, and a tenth of train is held out as val, to choose on",
+            spec,
+        )
+        split = ["test" if name == "val" else name for name in split]
+    elif "val" in split or not labelled:
         return split, by
     draw_from(split, "train", "val", keys, classes, seed, VAL_SHARE)
+    by = f"{by}{VAL_AS_TEST if promoted else ''}"
     return split, f"{by}, val 10 % of train{' by group' if grouped else ''}, seed {seed}"
+
+
+def as_divided_before(dataset: ImageDataset, rule: str) -> ImageDataset:
+    """Return a data set with the splits of an older version, where `rule` is that of a store which was made by it.
+
+    There, given train and val stayed what they were, and nothing was the test.
+    """
+    new = str(dataset.identity["split_rule"])
+    if VAL_AS_TEST not in new or rule != new.partition(VAL_AS_TEST)[0]:
+        return dataset
+    before = {"test": "val", "val": "train"}
+    split = [before.get(name, name) for name in dataset.table.split]
+    return replace(
+        dataset, table=replace(dataset.table, split=split), identity={**dataset.identity, "split_rule": rule}
+    )
 
 
 def _check_groups(groups: Sequence[str], split: Sequence[str]) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL.Image import Image
 
-from featurecache.datasets import Fingerprint, ImageDataset
+from featurecache.datasets import ARCHIVES, Fingerprint, ImageDataset
+from featurecache.datasets._arranging import Reading
 from featurecache.datasets._decoding import check_size, decode
-from featurecache.datasets._layout import SPLIT_FOLDERS, dataset_of, is_image
-from featurecache.datasets._members import Member, content, members
+from featurecache.datasets._layout import Listing, dataset_of, read_query
+from featurecache.datasets._members import Contents, Member, content, contents_of, first_bytes
+from featurecache.datasets._recognising import has_image_suffix, is_hidden, is_picture
 from featurecache.errors import DatasetError, DatasetNotFoundError, UnreadableSampleError
 from featurecache.features import Task
 
-SUFFIXES = (".zip", ".tar")
+DRIVE = re.compile("[A-Za-z]:/")
+"""Start of an absolute path of Windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +49,59 @@ class ArchiveReader:
 def open(
     spec: str, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes"
 ) -> ImageDataset:
-    """Open the archive at the path `spec`; a single folder around everything is not part of the sample ids."""
-    path = Path(spec).expanduser().resolve()
+    """Open the archive at the path `spec`, which may end in `?splits=none` and `?domains=folders` or `none`."""
+    place, reading = read_query(spec) if not Path(spec).expanduser().is_file() else (spec, Reading())
+    path = Path(place).expanduser().resolve()
     if not path.is_file():
         raise DatasetNotFoundError(f"{spec} is not a file. Name a .zip or .tar of class folders, or a folder.")
-    everything = members(path)
-    images = [member for member in everything if is_image(member.name)]
-    _check_names([member.name for member in everything], [member.name for member in images], spec)
-    wrapping = len(_wrapping([member.name for member in images]))
-    files = {member.name[wrapping:]: member for member in images}
+    contents = contents_of(path)
+    listing = _listed(contents)
+    _check_names(contents, [name for name, _ in listing.pictures], spec)
+    files = {member.name: member for member in contents.members}
     return dataset_of(
-        [(name, member.size) for name, member in files.items()],
-        name=path.name.removesuffix(path.suffix) if path.suffix.lower() in SUFFIXES else path.name,
+        listing,
+        name=_stem(path.name),
         spec=str(path),
+        reading=reading,
         split_seed=split_seed,
         task=task,
         fingerprint=fingerprint,
-        reader=lambda paths: ArchiveReader(path, [files[name] for name in paths], paths),
+        reader=lambda paths: ArchiveReader(contents.place, [files[name] for name in paths], paths),
     )
 
 
-def _check_names(names: list[str], images: list[str], spec: str) -> None:
+def _stem(name: str) -> str:
+    suffix = max((suffix for suffix in ARCHIVES if name.lower().endswith(suffix)), key=len, default="")
+    return name[: len(name) - len(suffix)]
+
+
+def _listed(contents: Contents) -> Listing:
+    listing = Listing()
+    for member in contents.members:
+        parts = member.name.split("/")
+        if any(map(is_hidden, parts)):
+            continue
+        if has_image_suffix(parts[-1]) or _is_picture(contents.place, member):
+            listing.pictures.append((member.name, member.size))
+        else:
+            listing.others.append(member.name)
+    shown = [parts for name in (*(m.name for m in contents.members), *(f"{folder}/" for folder in contents.folders))
+             if not any(map(is_hidden, parts := name.split("/")))]  # fmt: skip
+    listing.folders.extend({"/".join(parts[:depth]) for parts in shown for depth in range(1, len(parts))} - {"", "."})
+    return listing
+
+
+def _is_picture(path: Path, member: Member) -> bool:
+    try:
+        return is_picture(member.name, member.size, lambda count: first_bytes(path, member, count))
+    except (OSError, ValueError):
+        return False  # it is named with what is left out
+
+
+def _check_names(contents: Contents, images: list[str], spec: str) -> None:
     problems = []
-    climbing = [name for name in names if name.startswith("/") or ".." in name.split("/")]
+    names = [member.name for member in contents.members]
+    climbing = [name for name in names if name.startswith("/") or ".." in name.split("/") or DRIVE.match(name)]
     if climbing:
         problems.append(f"members that climb out of it: {', '.join(map(repr, climbing[:5]))}")
     twice = [name for name, count in Counter(images).items() if count > 1]
@@ -75,10 +109,3 @@ def _check_names(names: list[str], images: list[str], spec: str) -> None:
         problems.append(f"several members of one name: {', '.join(map(repr, twice[:5]))}")
     if problems:
         raise DatasetError(f"{spec} holds {'; and '.join(problems)}. Pack it again.")
-
-
-def _wrapping(names: list[str]) -> str:
-    tops = {name.split("/")[0] for name in names}
-    top = next(iter(tops), "")
-    wraps = len(tops) == 1 and top.lower() not in SPLIT_FOLDERS and all(name.count("/") > 1 for name in names)
-    return f"{top}/" if wraps else ""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from builtins import open as open_file
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL.Image import Image
 
 from featurecache.datasets import Fingerprint, ImageDataset
+from featurecache.datasets._arranging import Reading
 from featurecache.datasets._decoding import check_size, decode
-from featurecache.datasets._layout import dataset_of, is_hidden, is_image
+from featurecache.datasets._layout import Listing, dataset_of, read_query
+from featurecache.datasets._recognising import has_image_suffix, is_hidden, is_picture
 from featurecache.errors import DatasetError, DatasetNotFoundError, UnreadableSampleError
 from featurecache.features import Task
 
@@ -43,22 +46,25 @@ class FolderReader:
 def open(
     spec: str, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes"
 ) -> ImageDataset:
-    """Open the folder at the path `spec`."""
-    root = Path(spec).expanduser().resolve()
+    """Open the folder at the path `spec`, which may end in `?splits=none` and `?domains=folders` or `none`."""
+    place, reading = read_query(spec) if not Path(spec).expanduser().is_dir() else (spec, Reading())
+    root = Path(place).expanduser().resolve()
     if not root.is_dir():
         raise DatasetNotFoundError(
             f"{spec} is not a folder. Name a folder of class folders, a .zip or .tar of one, or digits."
         )
     try:
-        files = list(_scan(str(root), "", (_place(str(root)),), sizes=fingerprint == "sizes"))
+        listing = Listing()
+        _scan(listing, str(root), "", (_place(str(root)),), sizes=fingerprint == "sizes")
     except OSError as error:
         raise DatasetError(
             f"cannot list {error.filename}: {error.strerror}. Make it readable, or move it away."
         ) from None
     return dataset_of(
-        files,
+        listing,
         name=root.name,
         spec=str(root),
+        reading=reading,
         split_seed=split_seed,
         task=task,
         fingerprint=fingerprint,
@@ -66,22 +72,43 @@ def open(
     )
 
 
-def _scan(folder: str, below: str, above: tuple[tuple[int, int], ...], *, sizes: bool) -> Iterator[tuple[str, int]]:
-    """Yield (path relative to the root, size) of the images in `folder`; `above` are the places of the folders around.
+def _scan(listing: Listing, folder: str, below: str, above: tuple[tuple[int, int], ...], *, sizes: bool) -> None:
+    """List what lies in `folder`, by paths relative to the root; `above` are the places of the folders around.
 
-    Without `sizes` every size is -1 and no file is looked at: the listing of a folder tells what is a file.
+    Without `sizes` every size is -1 and no file is looked at whose suffix is that of a picture: the listing of a folder tells
+    what is a file.
     """
     with os.scandir(folder) as entries:
         for entry in entries:
+            path = below + entry.name
             if is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 place = _place(entry.path)
                 if place in above:
                     raise DatasetError(f"{entry.path} is a link to a folder that holds it. Remove the link.")
-                yield from _scan(entry.path, f"{below}{entry.name}/", (*above, place), sizes=sizes)
-            elif is_image(entry.name) and (entry.is_file() or entry.is_symlink()):
-                yield below + entry.name, _size(entry) if sizes else -1
+                listing.folders.append(path)
+                _scan(listing, entry.path, f"{path}/", (*above, place), sizes=sizes)
+            elif _is_picture(entry):
+                listing.pictures.append((path, _size(entry) if sizes else -1))
+            else:
+                listing.others.append(path)
+
+
+def _is_picture(entry: os.DirEntry[str]) -> bool:
+    if has_image_suffix(entry.name):
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    if not entry.is_file():
+        return False
+    try:
+        return is_picture(entry.name, -1, partial(_first_bytes, entry.path))
+    except OSError:
+        return False  # it is named with what is left out
+
+
+def _first_bytes(path: str, count: int) -> bytes:
+    with open_file(path, "rb") as file:
+        return file.read(count)
 
 
 def _size(entry: os.DirEntry[str]) -> int:

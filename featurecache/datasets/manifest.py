@@ -15,8 +15,8 @@ from featurecache.datasets import Fingerprint, ImageDataset, RowTable
 from featurecache.datasets._columns import Columns, columns_of
 from featurecache.datasets._fingerprint import fingerprint_of, measured
 from featurecache.datasets._labels import Labels, labels_of
-from featurecache.datasets._layout import SPLIT_FOLDERS
 from featurecache.datasets._query import check_keys, queried
+from featurecache.datasets._split_names import read_splits
 from featurecache.datasets._splits import divided, report_gaps
 from featurecache.datasets.image_folder import FolderReader
 from featurecache.errors import DatasetError, DatasetNotFoundError
@@ -71,7 +71,9 @@ def _dataset(
     domain, group = (sorted_rows(columns.values.get(name)) for name in ("domain", "group"))
     said = sorted_rows(given)
     strata = target if labels.task == "classification" else np.where(labels.labelled[order], 0, -1)
-    split, rule = divided(names, group, said if given else None, strata.astype(np.int64), split_seed, by="given")
+    split, rule = divided(
+        names, group, said if given else None, strata.astype(np.int64), split_seed, by="given", spec=str(path)
+    )
     if labels.task != "regression" and labels.labelled.any():
         report_gaps(labels.names, target, split, str(path))
     read = FolderReader(path.parent, sorted_rows(paths))  # what cannot be read is named by its path
@@ -103,11 +105,11 @@ def _given_splits(columns: Columns, labels: Labels) -> tuple[list[str] | None, l
     words = columns.values.get("split", [])
     if not any(words):
         return None, []
-    found = [SPLIT_FOLDERS.get(word.lower(), "") for word in words]
+    known_words = read_splits(set(words))
+    found = [known_words.get(word, "") for word in words]
     unknown = [(row, word) for row, word in enumerate(words) if word and not found[row]]
     absent = [(row, columns.values["path"][row]) for row in np.flatnonzero(labels.labelled).tolist() if not words[row]]
-    known = ", ".join(SPLIT_FOLDERS)
-    problems = columns.listed(f"words for splits other than {known}", unknown)
+    problems = columns.listed("words for splits other than train, val, test and their usual names", unknown)
     problems += columns.listed("labelled rows without a split, where others have one", absent)
     if labels.task == "multilabel":  # 0 and 1 have no value that says "unlabelled": only the missing split does
         unlabelled = np.flatnonzero(~labels.labelled).tolist()

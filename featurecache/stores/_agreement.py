@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featurecache.errors import StoreMismatchError
-from featurecache.features import Header, differences
+from featurecache.features import Header, comparable_data, differences
 
 
 def lacking(path: Path, held: Header, wanted: Header) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def _identity(header: Header, other: Header) -> dict[str, Any]:
     kinds = {token.partition(":")[0] for token in other.tokens}
     return {
         "backbone": {k: v for k, v in header.backbone.items() if k != "views" or "views" in other.backbone},
-        "data": {**header.dataset, "rows": header.rows},
+        "data": {**comparable_data(header.dataset), "rows": header.rows},
         "prompts": header.prompts if other.prompts else (),
         "dtype": "+".join(sorted({spec.dtype for spec in header.arrays})),
         "tokens": {kind: token for token in header.tokens if (kind := token.partition(":")[0]) in kinds},

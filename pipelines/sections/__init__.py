@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurecache.errors import FeatureCacheError
+from featurecache.features import comparable_data
 from featurecache.places import placed
 from featurecache.registry import Registry
 from featurecache.reports import Table
@@ -149,7 +150,7 @@ class Run:
         if found is None:
             self.problems.append(f"{place} is not there, so nothing is said of its features")
             return None
-        same = dict(found.header.dataset) == self.record["features"]["data"]
+        same = comparable_data(found.header.dataset) == comparable_data(self.record["features"]["data"])
         if not same:
             self.problems.append(f"{place} is of other data now, so nothing is said of its features")
         return found if same else None

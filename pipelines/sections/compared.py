@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from featurecache.features import comparable_data
 from featurecache.reports import Table
 from heads import HEADS
 from heads._checkpoint import BUILD
@@ -17,7 +18,7 @@ def section(page: Page) -> Section | None:
     """Show one line a run and one curve a run, for all runs of a head on the same arrays whose options differ."""
     groups: dict[str, list[Run]] = {}
     for run in page.runs:
-        data = json.dumps(run.record["features"]["data"], sort_keys=True)
+        data = json.dumps(comparable_data(run.record["features"]["data"]), sort_keys=True)
         groups.setdefault(json.dumps([run.record["head"], run.record["arrays"], data]), []).append(run)
     tables: list[Table] = []
     figures: list[Figure] = []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.features import ArraySpec, Header, as_numbers, differences
+from featurecache.features import ArraySpec, Header, as_numbers, comparable_data, differences
 from featurecache.stores import FeatureStore
 from pipelines.verifying.differing import ArrayDifference, Comparison
 
@@ -45,7 +45,7 @@ def compared(store: FeatureStore, other: FeatureStore) -> Comparison:
 def _made_by(header: Header) -> dict[str, Any]:
     """Return what made the features: not how much of them a store holds, nor what its data set's folder is called."""
     dtypes = "+".join(sorted({spec.dtype for spec in header.arrays}))
-    data = {key: value for key, value in header.dataset.items() if key != "name"}
+    data = comparable_data(header.dataset)
     layers = {f"{layer.index:02d}": layer.norm for layer in header.layers}
     made = {"backbone": dict(header.backbone), "data": data, "task": header.task, "class_names": header.class_names}
     return {**made, "dtype": dtypes, "norm of layer": layers}

@@ -199,14 +199,6 @@ def test_a_zip_of_a_rare_compression_is_refused(tmp_path):
         open_dataset(path)
 
 
-@pytest.mark.parametrize(("suffix", "mode"), [(".tar.gz", "w:gz"), (".tgz", "w:gz"), (".tar.xz", "w:xz")])
-def test_a_tar_compressed_as_a_whole_is_refused_with_the_way_out(suffix, mode, tmp_path):
-    path = as_tar(tree({"cat": 3}), tmp_path / f"pets{suffix}", mode)
-
-    with pytest.raises(DatasetError, match="compressed as a whole.* pack it as a plain .tar or .zip"):
-        open_dataset(path)
-
-
 def test_a_damaged_header_in_a_tar_does_not_pass_for_its_end(tmp_path):
     path = tmp_path / "pets.tar"
     as_tar(tree({"cat": 3}), path)

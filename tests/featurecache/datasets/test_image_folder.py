@@ -78,7 +78,7 @@ def test_hidden_files_and_what_is_no_image_are_not_rows(root):
         "cat/.DS_Store",
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(encoded())
+        (root / name).write_bytes(b"some text" if name.endswith(".txt") else encoded())
 
     assert list(open_dataset(root).table.sample_id) == before
 
@@ -176,7 +176,7 @@ def test_a_file_too_large_to_be_a_picture_is_not_read(root, monkeypatch):
 
 
 def test_a_folder_without_images_is_refused_with_the_suffixes(tmp_path):
-    with pytest.raises(DatasetError, match=r"holds no image. Known suffixes: \.bmp, \.gif, \.jpeg"):
+    with pytest.raises(DatasetError, match=r"holds no image. Known suffixes: .*\.bmp, .*\.gif, .*\.jpeg"):
         open_dataset(tmp_path)
 
 

@@ -204,8 +204,8 @@ REFUSED = {
     "twice a path": (["path,label", "0.jpg,a", "./0.jpg,b"], {}, "not unique (2): line 2: '0.jpg', line 3: '0.jpg'"),
     "twice an id": (["path,sample_id", "0.jpg,a", "1.jpg,a"], {}, "not unique (2): line 2: 'a', line 3: 'a'"),
     "no id": (["path,sample_id", "0.jpg,a", "1.jpg,"], {}, "rows without a sample_id (1): line 3: '1.jpg'"),
-    "split word": (["path,label,split", "0.jpg,a,train", "1.jpg,a,dev"], {},
-                   "splits other than train, training, val, valid, validation, test (1): line 3: 'dev'"),
+    "split word": (["path,label,split", "0.jpg,a,train", "1.jpg,a,later"], {},
+                   "words for splits other than train, val, test and their usual names (1): line 3: 'later'"),
     "no split": (["path,label,split", "0.jpg,a,train", "1.jpg,a,"], {},
                  "labelled rows without a split, where others have one (1): line 3: '1.jpg'"),
     "mixed kinds": (["path,label", "0.jpg,3", "1.jpg,cat"], {},
@@ -246,7 +246,7 @@ def test_mistakes_are_refused_with_their_lines(name, manifest):
 
 
 def test_all_mistakes_come_at_once(manifest):
-    lines = ["path,label,split", "../x.jpg,a,train", "gone.jpg,3,dev", "0.jpg,a,train", "0.jpg,a,train"]
+    lines = ["path,label,split", "../x.jpg,a,train", "gone.jpg,3,later", "0.jpg,a,train", "0.jpg,a,train"]
 
     with pytest.raises(DatasetError) as refused:
         open_dataset(manifest(*lines))
