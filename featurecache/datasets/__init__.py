@@ -141,6 +141,19 @@ def as_divided_before(dataset: ImageDataset, rule: str) -> ImageDataset:
     return as_divided_before(dataset, rule)
 
 
+def open_pictures(path: Path) -> ImageDataset:
+    """Open a folder or an archive as pictures without labels or splits, whatever its folders are called; ids are the paths.
+
+    Raises:
+        DatasetNotFoundError, DatasetError: nothing is there, no picture is in it, or it cannot be read.
+    """
+    from featurecache.datasets import archive, image_folder
+    from featurecache.datasets._arranging import Reading
+
+    opened = image_folder.open if path.is_dir() else archive.open
+    return opened(str(path), fingerprint="names", reading=Reading(labels="none"))
+
+
 def is_archive(path: Path) -> bool:
     """Return whether the name is that of an archive."""
     return path.name.lower().endswith(ARCHIVES)

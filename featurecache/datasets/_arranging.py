@@ -29,6 +29,26 @@ log = logging.getLogger("featurecache")
 Parts = list[tuple[str, ...]]
 """For every picture the folders above it, the topmost first, and its own name."""
 NO_SPLITS = "?splits=none"
+KINDS = frozenset(
+    [
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "mask",
+        "masks",
+        "label",
+        "labels",
+        "annotation",
+        "annotations",
+        "segmentation",
+        "segmentations",
+        "depth",
+        "groundtruth",
+        "gt",
+    ]
+)
+"""Names of folders that hold one kind of file of the same things."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +59,8 @@ class Reading:
     """auto: folders with names of splits are splits; none: such names are classes like any other."""
     domains: Literal["auto", "folders", "none"] = "auto"
     """auto: the upper folders are domains where the same class names repeat under every one; folders: they are; none: never."""
+    labels: Literal["auto", "none"] = "auto"
+    """none: the folders say nothing at all, neither classes nor splits, and the sample ids are the whole paths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +94,8 @@ def arrange(paths: Sequence[str], spec: str, reading: Reading) -> Arrangement:
         DatasetError: splits beside classes, folds, pictures in class folders beside pictures in none, or not one domain and
             class for each picture where domains were asked for; the message names the first and the ways out.
     """
+    if reading.labels == "none":
+        return Arrangement(wrapping="", split=None, domain=[""] * len(paths), label=[None] * len(paths))
     parts: Parts = [tuple(path.split("/")) for path in paths]
     wrapping = _wrapping(parts, reading)
     depth = wrapping.count("/")
@@ -258,7 +282,7 @@ def _domain_level(levels: _Levels, reading: Reading) -> int:
 def _may_be_classes(names: Collection[str]) -> bool:
     """Return whether names that repeat can be those of classes, and not years, splits or kinds of file."""
     years = all(re.fullmatch(r"(19|20)\d\d", name) for name in names)
-    kinds = all(name.lower() in BESIDE | {"mask", "masks", "label", "labels", "annotations"} for name in names)
+    kinds = all(name.lower() in BESIDE | KINDS for name in names)
     return not years and not kinds and len(read_splits(names)) < 2 and len(read_folds(names)) < 2
 
 

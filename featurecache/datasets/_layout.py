@@ -14,7 +14,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 
 from featurecache.datasets import Fingerprint, ImageDataset, LeftOut, RowTable
-from featurecache.datasets._arranging import Reading, arrange
+from featurecache.datasets._arranging import KINDS, Reading, arrange
 from featurecache.datasets._fingerprint import Reader, check_one_class, fingerprint_of, measured
 from featurecache.datasets._query import check_keys, queried
 from featurecache.datasets._recognising import SUFFIXES
@@ -87,7 +87,7 @@ def dataset_of(
     left = LeftOut(files=tuple(sorted(listing.others)), folders=tuple(_without_picture(listing)))
     _report(left, arranged.wrapping, spec)
     if classes:
-        report_alike(classes, spec)
+        report_doubtful(classes, spec)
         report_gaps(classes, target, split, spec)
     read = reader([path for _, path, _ in found])
     measures = measured(fingerprint, [size for _, _, size in found], read)
@@ -181,8 +181,13 @@ def _counted(files: Iterable[str]) -> str:
     return f"{total} files: {', '.join(shown)}" + (f" and {rest} of other suffixes" if rest else "")
 
 
-def report_alike(classes: Collection[str], spec: str) -> None:
-    """Warn of class names that are probably one: they differ in case, spaces, separators or leading zeros alone."""
+def report_doubtful(classes: Collection[str], spec: str) -> None:
+    """Warn of classes that are probably none: kinds of file, or names that differ in case, spaces or leading zeros alone."""
+    if len(classes) > 1 and all(name.lower() in KINDS for name in classes):
+        log.warning(
+            "%s: the classes are the folders %s: kinds of file, such as pictures and their masks, rather than what is in them?",
+            spec, ", ".join(sorted(classes)),
+        )  # fmt: skip
     alike: dict[str, list[str]] = defaultdict(list)
     for name in classes:
         words = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()

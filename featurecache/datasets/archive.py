@@ -47,10 +47,11 @@ class ArchiveReader:
 
 
 def open(
-    spec: str, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes"
-) -> ImageDataset:
+    spec: str, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes",
+    reading: Reading | None = None,
+) -> ImageDataset:  # fmt: skip
     """Open the archive at the path `spec`, which may end in `?splits=none` and `?domains=folders` or `none`."""
-    place, reading = read_query(spec) if not Path(spec).expanduser().is_file() else (spec, Reading())
+    place, asked = read_query(spec) if not Path(spec).expanduser().is_file() else (spec, Reading())
     path = Path(place).expanduser().resolve()
     if not path.is_file():
         raise DatasetNotFoundError(f"{spec} is not a file. Name a .zip or .tar of class folders, or a folder.")
@@ -62,7 +63,7 @@ def open(
         listing,
         name=_stem(path.name),
         spec=str(path),
-        reading=reading,
+        reading=reading or asked,
         split_seed=split_seed,
         task=task,
         fingerprint=fingerprint,

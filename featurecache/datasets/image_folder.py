@@ -44,10 +44,11 @@ class FolderReader:
 
 
 def open(
-    spec: str, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes"
-) -> ImageDataset:
+    spec: str, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes",
+    reading: Reading | None = None,
+) -> ImageDataset:  # fmt: skip
     """Open the folder at the path `spec`, which may end in `?splits=none` and `?domains=folders` or `none`."""
-    place, reading = read_query(spec) if not Path(spec).expanduser().is_dir() else (spec, Reading())
+    place, asked = read_query(spec) if not Path(spec).expanduser().is_dir() else (spec, Reading())
     root = Path(place).expanduser().resolve()
     if not root.is_dir():
         raise DatasetNotFoundError(
@@ -64,7 +65,7 @@ def open(
         listing,
         name=root.name,
         spec=str(root),
-        reading=reading,
+        reading=reading or asked,
         split_seed=split_seed,
         task=task,
         fingerprint=fingerprint,

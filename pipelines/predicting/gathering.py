@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL.Image import Image
 
-from featurecache.datasets import ImageDataset, RowTable, is_archive, open_dataset, read_content, read_image
+from featurecache.datasets import ImageDataset, RowTable, is_archive, open_pictures, read_content, read_image
 from featurecache.errors import ConfigError, DatasetNotFoundError
 
 Pictures = Sequence[Image | str | Path] | Image | str | Path
@@ -37,7 +37,7 @@ def gathered(images: Pictures) -> ImageDataset:
             readers.append(partial(item.convert, "RGB"))
             contents.append(lambda: None)
         elif Path(item).is_dir() or is_archive(Path(item)):
-            within = open_dataset(item)
+            within = open_pictures(Path(item))
             names += [f"{item}/{name}" for name in within.table.sample_id]
             readers += [partial(within.read, row) for row in range(len(within))]
             contents += [partial(within.content, row) for row in range(len(within))]
