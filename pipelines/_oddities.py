@@ -40,6 +40,8 @@ class Look:
     height: int
     colours: int
     """Distinct ones, of 4,096."""
+    share: float
+    """Of the pixels that have the most frequent one."""
     grey: bool
     """Whether the three channels are equal."""
     form: str = ""
@@ -61,10 +63,12 @@ def look_at(dataset: ImageDataset, row: int) -> Look:
     step = max(1, max(picture.size) // SIDE)
     pixels = np.asarray(picture)[::step, ::step].reshape(-1, 3)
     cells = (pixels >> 4).astype(np.int32) @ np.array([256, 16, 1], np.int32)
+    counts = np.bincount(cells)
     form, mode, frames = _header_of(dataset, row)
     return Look(
         digest=digest.hexdigest(), width=picture.width, height=picture.height,
-        colours=int(np.count_nonzero(np.bincount(cells, minlength=1))), grey=bool((pixels == pixels[:, :1]).all()),
+        colours=int(np.count_nonzero(counts)), share=float(counts.max() / len(cells)),
+        grey=bool((pixels == pixels[:, :1]).all()),
         form=form, mode=mode, frames=frames,
     )  # fmt: skip
 
@@ -147,7 +151,11 @@ def _by_size(looks: Mapping[int, Look]) -> dict[str, dict[int, str]]:
 
 def _few_colours(looks: Mapping[int, Look]) -> dict[int, str]:
     usual = float(np.median([look.colours for look in looks.values()]))
-    few = [row for row, look in looks.items() if look.colours <= FEW_COLOURS and 4 * look.colours <= usual]
+    few = [
+        row for row, look in looks.items()
+        # a grey photograph has at most 16 of these colours, but seldom one of them in half of its pixels
+        if look.colours <= FEW_COLOURS and 4 * look.colours <= usual and (look.share >= 0.5 or not look.grey)
+    ]  # fmt: skip
     if not is_rare(len(few), len(looks), len(looks) - len(few)):
         return {}
     return {row: f"few colours ({looks[row].colours}, the others about {usual:.0f}): a placeholder?" for row in few}

@@ -22,6 +22,7 @@ from pipelines._oddities import Look, find_odd_ones, look_at
 
 SHOWN = 20
 """Rows of a table that a person is shown; JSON holds them all."""
+SIZES_SHOWN = 5
 AT_ONCE = 256
 """Images that wait for a thread: what is in memory does not grow with the data set."""
 
@@ -120,9 +121,9 @@ class DataReport:
 
     def _odd_tables(self) -> Iterator[Table]:
         """Yield formats and sizes where there are several, the odd ones out, and what gave no row."""
-        for what, counts in (("format", self.formats), ("pixels", self.pixels)):
+        for what, counts, most in (("format", self.formats, SHOWN), ("pixels", self.pixels, SIZES_SHOWN)):
             if len(counts) > 1:
-                yield Table(f"{what} ({len(counts)})", (what, "images"), _first(list(counts.items())))
+                yield Table(f"{what} ({len(counts)})", (what, "images"), _first(list(counts.items()), most))
         if self.odd:
             lines = [(name, "; ".join(reasons)) for name, reasons in self.odd.items()]
             yield Table(f"odd ones out ({len(lines)})", ("sample", "what is odd"), _first(lines))
@@ -181,10 +182,10 @@ class DataReport:
         return {**{name: getattr(self, name) for name in plain}, "duplicates": duplicates, "left_out": left}
 
 
-def _first(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
-    rest = len(rows) - SHOWN
+def _first(rows: Sequence[Sequence[Any]], most: int = SHOWN) -> list[Sequence[Any]]:
+    rest = len(rows) - most
     more = [("...", *([f"{rest} more"] + [""] * len(rows[0]))[: len(rows[0]) - 1])] if rest > 0 else []
-    return [*rows[:SHOWN], *more]
+    return [*rows[:most], *more]
 
 
 def run(config: DataConfig) -> DataReport:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from os.path import splitext
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from featurecache.datasets._decoding import FORMATS, LARGEST_FILE
 
@@ -96,7 +96,7 @@ def is_picture(name: str, size: int, read: Callable[[int], bytes]) -> bool:
     if splitext(name)[1].lower() in NOT_AS_SHOWN or size > LARGEST_FILE:
         return False
     Image.init()
-    prefix = read(PREFIX)
+    prefix = read(PREFIX).ljust(PREFIX, b"\0")  # the tests of some formats fail on fewer bytes
     accepts = {form: Image.OPEN[form][1] for form in FORMATS if form in Image.OPEN}
     likely = [form for form, accept in accepts.items() if accept is not None and accept(prefix) is True]
     if not likely:
@@ -105,6 +105,10 @@ def is_picture(name: str, size: int, read: Callable[[int], bytes]) -> bool:
         Image.open(io.BytesIO(read(LARGEST_FILE)), formats=likely).close()
     except Image.DecompressionBombError:
         return True  # a picture, and reading it says that it is too large
+    except OSError as error:
+        if not isinstance(error, UnidentifiedImageError) and error.errno is not None:
+            raise
+        return False
     except Exception:  # on bytes that are no picture the plugins of Pillow raise nearly everything there is
         return False
     return True

@@ -234,6 +234,112 @@ def test_links_in_a_tar_are_what_they_point_to(tmp_path):
             dataset.read(row[name])
 
 
+def test_links_in_a_zip_are_what_they_point_to(tmp_path):
+    path = tmp_path / "pets.zip"
+    as_zip(tree({"cat": 3}), path)
+    with zipfile.ZipFile(path, "a") as archive:
+        for name, target in (
+            ("dog/soft.jpg", "../cat/001.jpg"), ("dog/twice.jpg", "soft.jpg"), ("dog/gone.jpg", "../../outside.jpg"),
+            ("dog/loop.jpg", "loop.jpg"),
+        ):  # fmt: skip
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr = 3, 0o120777 << 16
+            archive.writestr(info, target)
+
+    dataset = open_dataset(path)
+
+    row = {name: number for number, name in enumerate(dataset.table.sample_id)}
+    for name in ("dog/soft.jpg", "dog/twice.jpg"):
+        np.testing.assert_array_equal(np.asarray(dataset.read(row[name])), np.asarray(dataset.read(1)))
+    for name in ("dog/gone.jpg", "dog/loop.jpg"):
+        with pytest.raises(UnreadableSampleError, match=f"'{name}': it is a link to nothing in the archive"):
+            dataset.read(row[name])
+
+
+def written_by(system, files, path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            info = zipfile.ZipInfo("x")
+            info.filename, info.create_system = name, system
+            archive.writestr(info, content)
+    return path
+
+
+def test_backslashes_between_folders_of_a_zip_from_windows_are_slashes(tmp_path):
+    files = {name.replace("/", "\\"): content for name, content in tree({"train/cat": 3, "test/cat": 3}).items()}
+    path = written_by(0, {"train\\": b"", **files}, tmp_path / "pets.zip")
+
+    dataset = open_dataset(path)
+
+    assert dataset.class_names == ("cat",)
+    assert dataset.table.sample_id[0] == "test/cat/000.jpg"
+    assert dataset.read(0).size == (12, 9)
+
+
+def test_a_backslash_in_a_name_on_another_system_is_part_of_it(tmp_path):
+    path = written_by(3, {"cat/a\\b.jpg": encoded(), "dog/c.jpg": encoded(1)}, tmp_path / "pets.zip")
+
+    assert open_dataset(path).table.sample_id[0] == "cat/a\\b.jpg"
+
+
+@pytest.mark.parametrize("name", ["..\\x.jpg", "C:\\pets\\x.jpg", "\\x.jpg", "C:/pets/x.jpg"])
+def test_members_that_climb_out_on_windows_are_refused(name, tmp_path):
+    with pytest.raises(DatasetError, match="holds members that climb out of it"):
+        open_dataset(written_by(0, {name: encoded(), "cat\\1.jpg": encoded()}, tmp_path / "pets.zip"))
+
+
+def test_names_in_utf8_are_read_also_where_no_flag_says_so(tmp_path):
+    path = tmp_path / "pets.zip"
+    as_zip({"gr\u00fcn/1.jpg": encoded(), "\u732b/2.jpg": encoded(1)}, path)
+    content = bytearray(path.read_bytes())
+    for start, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(start)
+        while at >= 0:
+            content[at + flags + 1] &= ~0x08
+            at = content.find(start, at + 4)
+    path.write_bytes(content)
+
+    dataset = open_dataset(path)
+
+    assert dataset.class_names == ("gr\u00fcn", "\u732b")
+    assert [dataset.read(row).size for row in range(2)] == [(12, 9)] * 2
+
+
+def test_names_in_the_code_page_of_dos_are_read_as_the_standard_says(tmp_path):
+    path = tmp_path / "pets.zip"
+    as_zip({"cat/1.jpg": encoded(), "gr\u00fcn/1.jpg": encoded()}, path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace("gr\u00fcn".encode(), b"gr\x81nn").replace(b"\0\x08", b"\0\0"))
+
+    assert open_dataset(path).class_names == ("cat", "gr\u00fcnn")
+
+
+def test_a_zip_with_fields_for_large_files_is_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for name, content in tree({"cat": 3, "dog": 3}).items():
+            with archive.open(name, "w", force_zip64=True) as member:
+                member.write(content)
+
+    dataset = open_dataset(tmp_path / "pets.zip")
+
+    assert [dataset.read(row).size for row in range(6)] == [(12, 9)] * 6
+
+
+@both
+@pytest.mark.parametrize("prefix", ["a/b/", "./a/./b/"[:4]])
+def test_folders_around_everything_are_no_part_of_the_sample_ids(suffix, prefix, tmp_path):
+    files = {prefix + name: content for name, content in tree(CLASSES).items()}
+
+    assert (
+        open_dataset(pack(files, tmp_path, suffix)).identity
+        == open_dataset(as_folder(files, tmp_path / "pets")).identity
+    )
+
+
+def test_a_folder_that_is_called_like_an_archive_is_a_folder(tmp_path):
+    assert len(open_dataset(as_folder(tree({"cat": 3}), tmp_path / "pets.zip"))) == 3
+
+
 @needs_shared
 def test_a_real_archive_has_its_known_rows_and_splits():
     dataset = open_dataset(CIFAR)
