@@ -123,6 +123,7 @@ def _standing(held: Header, table: RowTable, deleted: Collection[int], dataset: 
     if comparable_data(held.dataset) == comparable_data(dataset.identity):
         return Standing(gone=len(gone))
     if not new and not gone and not deleted:
+        _check_classes_read_alike(held, dataset)
         return None
     lost = sorted(set(gone) - set(deleted))
     if lost:
@@ -139,6 +140,19 @@ def _standing(held: Header, table: RowTable, deleted: Collection[int], dataset: 
     _check_columns(held, table, dataset, there)
     measured = _measured(held, table, dataset, there, deleted)
     return Standing(new=new, gone=len(gone), measured=measured)
+
+
+def _check_classes_read_alike(held: Header, dataset: ImageDataset) -> None:
+    """Refuse the samples of the store where their folders are read as other classes than they were."""
+    if dataset.task != "classification" or dataset.class_names == held.class_names:
+        return
+    ours, theirs = (
+        ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") for names in (dataset.class_names, held.class_names)
+    )
+    raise _Apart(
+        f"its samples are the same, but their classes were {theirs or 'none'}, and are {ours or 'none'} now",
+        ". Folders of domains and names of splits are classes where DATA?domains=none or DATA?splits=none says so",
+    )
 
 
 def _kind(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from featurecache.casting import stored_form
 from featurecache.datasets import Fingerprint, ImageDataset, RowTable, open_dataset
 from featurecache.decoders import decoder_known_by
 from featurecache.devices import resolve_device
-from featurecache.errors import StoreContentsError, StoreMismatchError
+from featurecache.errors import DatasetNotFoundError, StoreContentsError, StoreMismatchError
 from featurecache.features import ArraySpec, Header, comparable_data, differences
 from featurecache.growing import COLUMNS, NOWHERE, arranged, divided_like, standing
 from featurecache.progress import Stopwatch
@@ -67,9 +67,17 @@ class Remaking:
             )
         kind, colon, _ = str(self.header.dataset.get("fingerprint", "")).partition(":")
         fingerprint: Fingerprint = "sizes" if not colon else "content" if kind == "content" else "names"
-        opened = open_dataset(
-            spec, split_seed=self._facts.get("split_seed", 0), task=self._facts.get("task"), fingerprint=fingerprint
-        )
+        try:
+            opened = open_dataset(
+                spec, split_seed=self._facts.get("split_seed", 0), task=self._facts.get("task"), fingerprint=fingerprint
+            )
+        except DatasetNotFoundError as error:
+            if self._data is not None:
+                raise
+            raise StoreContentsError(
+                f"the images of {self.path} were in {spec} and are not there any more ({error}) If they were moved or renamed, "
+                f"say where they are now: featurecache verify {self.path} DATA"
+            ) from None
         return divided_like(self.header, opened, self.path)
 
     def images(self, table: RowTable, deleted: Collection[int]) -> ImageDataset:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from featurecache.datasets import open_dataset
-from featurecache.datasets._splits import TEST_SHARE, automatic, divided
+from featurecache.datasets._splits import TEST_SHARE, VAL_AS_TEST, as_divided_before, automatic, divided
 from featurecache.errors import DatasetError
 from featurecache.seeding import unit_interval
 from tests.featurecache.datasets.pictures import as_folder, encoded, tree
@@ -192,3 +192,81 @@ def test_given_splits_that_divide_a_group_are_refused_with_the_groups():
         DatasetError, match=r"divide 1 groups, .*: 'ann' in test and train\. Correct the splits, leave them out"
     ):
         divided(["1", "2", "3"], ["ann", "ann", "bob"], ["train", "test", "test"], np.zeros(3, np.int64), seed=0)
+
+
+def test_val_is_the_test_where_there_is_none_and_a_tenth_of_train_is_val(tmp_path, caplog):
+    caplog.set_level("INFO")
+    dataset = open_dataset(
+        as_folder(tree({"train/cat": 60, "train/dog": 60, "val/cat": 10, "val/dog": 10}), tmp_path), split_seed=2
+    )
+
+    where = Counter((name.split("/")[0], split) for name, split in zip(*columns(dataset), strict=True))
+    assert where["val", "test"] == 20
+    assert set(where) == {("val", "test"), ("train", "train"), ("train", "val")}
+    assert 3 <= where["train", "val"] <= 25
+    assert dataset.identity["split_rule"] == "folders, val as test, val 10 % of train, seed 2"
+    assert "there is no test split, so val is the test, and a tenth of train is held out as val" in caplog.text
+
+
+def test_the_tenth_that_is_held_out_is_that_of_a_folder_with_a_test(tmp_path):
+    with_test = open_dataset(as_folder(tree({"train/cat": 60, "test/cat": 9}), tmp_path / "a"))
+    with_val = open_dataset(as_folder(tree({"train/cat": 60, "val/cat": 9}), tmp_path / "b"))
+
+    held = [{n for n, s in zip(*columns(d), strict=True) if s == "val"} for d in (with_test, with_val)]
+    assert held[0] == held[1] and held[0]
+
+
+@pytest.mark.parametrize("folders", [["val"], ["train"], ["test"], ["val", "test"], ["train", "val", "test"]])
+def test_no_other_splits_become_the_test(folders, tmp_path):
+    dataset = open_dataset(as_folder(tree({f"{name}/{c}": 5 for name in folders for c in "ab"}), tmp_path))
+
+    for name, split in zip(*columns(dataset), strict=True):
+        assert split == name.split("/")[0] or (name.startswith("train") and "val" not in folders and split == "val")
+    assert VAL_AS_TEST not in dataset.identity["split_rule"]
+
+
+def test_unlabelled_train_and_val_stay_what_they_are(tmp_path):
+    files = {f"{name}/{i}.jpg": encoded(i) for name in ("train", "val") for i in range(20)}
+
+    assert Counter(open_dataset(as_folder(files, tmp_path)).table.split) == {"train": 20, "val": 20}
+
+
+def test_given_train_and_val_are_divided_by_group():
+    names, groups, classes = grouped(100, 5)
+    given = ["val" if int(group.split()[1]) % 5 == 0 else "train" for group in groups]
+
+    split, rule = divided(names, groups, given, classes, seed=0, by="given")
+
+    assert len(set(zip(groups, split, strict=True))) == 100
+    assert {(a, b) for a, b in zip(given, split, strict=True)} == {
+        ("val", "test"),
+        ("train", "train"),
+        ("train", "val"),
+    }
+    assert rule == "given, val as test, val 10 % of train by group, seed 0"
+
+
+def test_a_manifest_of_train_and_val_is_divided_like_folders(tmp_path):
+    files = tree({"a": 30, "b": 30})
+    as_folder(files, tmp_path)
+    lines = [f"{name},{name[0]},{'val' if i % 5 == 0 else 'train'}" for i, name in enumerate(files)]
+    (tmp_path / "x.csv").write_text("\n".join(["path,label,split", *lines]))
+
+    dataset = open_dataset(tmp_path / "x.csv")
+
+    given = dict(line.split(",")[::2] for line in lines)
+    assert {(given[n], s) for n, s in zip(*columns(dataset), strict=True)} >= {("val", "test"), ("train", "train")}
+    assert dataset.identity["split_rule"] == "given, val as test, val 10 % of train, seed 0"
+
+
+def test_the_splits_of_an_older_version_are_given_where_its_rule_is_named(tmp_path):
+    dataset = open_dataset(as_folder(tree({"train/cat": 40, "val/cat": 9}), tmp_path))
+
+    before = as_divided_before(dataset, "folders")
+
+    assert [split for _, split in zip(*columns(before), strict=True)] == [
+        n.split("/")[0] for n in dataset.table.sample_id
+    ]
+    assert before.identity == {**dataset.identity, "split_rule": "folders"}
+    for rule in (dataset.identity["split_rule"], "given", "none", "folders, val 10 % of train, seed 0"):
+        assert as_divided_before(dataset, rule) is dataset
