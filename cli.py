@@ -325,7 +325,8 @@ def _show(report: Any, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    # names of classes and files are shown as they are, also with [brackets] and :colons:
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, emoji=False)
     for table in report.tables():
         if table.rows:
             shown = Table(*table.columns, title=table.title, title_justify="left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from featurecache.errors import UnreadableSampleError
 
 SIDE = 128
 """Pixels of a side that are looked at for colours; of larger pictures every k-th."""
-FEW_COLOURS = 16
-"""Of 4,096, four bits a channel: a drawn placeholder has fewer, a photograph more than a hundred."""
+FEW_COLOURS, MOST = 4, 0.9
+"""So few colours, of 4,096 with four bits a channel, make up nine tenths of a drawn placeholder; of a photograph many do."""
 FAR_SMALLER = 4
 """Times that the shorter side is below the median."""
 ELONGATED = 10
@@ -39,9 +40,7 @@ class Look:
     width: int
     height: int
     colours: int
-    """Distinct ones, of 4,096."""
-    share: float
-    """Of the pixels that have the most frequent one."""
+    """How many, of 4,096, make up nine tenths of the pixels."""
     grey: bool
     """Whether the three channels are equal."""
     form: str = ""
@@ -63,12 +62,11 @@ def look_at(dataset: ImageDataset, row: int) -> Look:
     step = max(1, max(picture.size) // SIDE)
     pixels = np.asarray(picture)[::step, ::step].reshape(-1, 3)
     cells = (pixels >> 4).astype(np.int32) @ np.array([256, 16, 1], np.int32)
-    counts = np.bincount(cells)
+    counts = np.sort(np.bincount(cells))[::-1]
     form, mode, frames = _header_of(dataset, row)
     return Look(
         digest=digest.hexdigest(), width=picture.width, height=picture.height,
-        colours=int(np.count_nonzero(counts)), share=float(counts.max() / len(cells)),
-        grey=bool((pixels == pixels[:, :1]).all()),
+        colours=int(np.searchsorted(np.cumsum(counts), MOST * len(cells))) + 1, grey=bool((pixels == pixels[:, :1]).all()),
         form=form, mode=mode, frames=frames,
     )  # fmt: skip
 
@@ -87,7 +85,7 @@ def _header_of(dataset: ImageDataset, row: int) -> tuple[str, str, int]:
 
 
 def find_odd_ones(looks: Mapping[int, Look]) -> dict[int, list[str]]:
-    """Return row -> what is unlike the others, for the rows of which something is."""
+    """Return row -> what is unlike the others, for the rows of which something is; what is seldom odd comes first."""
     rows, found = list(looks), defaultdict[int, list[str]](list)
     if not rows:
         return {}
@@ -111,7 +109,12 @@ def find_odd_ones(looks: Mapping[int, Look]) -> dict[int, list[str]]:
     for row, look in looks.items():
         if times[look.digest] >= MANY_TIMES:
             found[row].append(f"the same picture {times[look.digest]} times")
-    return dict(found)
+    kinds = Counter(_kind(reason) for reasons in found.values() for reason in reasons)
+    return dict(sorted(found.items(), key=lambda one: (min(kinds[_kind(reason)] for reason in one[1]), one[0])))
+
+
+def _kind(reason: str) -> str:
+    return re.sub(r"\d.*", "", reason).partition("(")[0]
 
 
 def _words_of(look: Look) -> str:
@@ -151,11 +154,10 @@ def _by_size(looks: Mapping[int, Look]) -> dict[str, dict[int, str]]:
 
 def _few_colours(looks: Mapping[int, Look]) -> dict[int, str]:
     usual = float(np.median([look.colours for look in looks.values()]))
-    few = [
-        row for row, look in looks.items()
-        # a grey photograph has at most 16 of these colours, but seldom one of them in half of its pixels
-        if look.colours <= FEW_COLOURS and 4 * look.colours <= usual and (look.share >= 0.5 or not look.grey)
-    ]  # fmt: skip
+    few = [row for row, look in looks.items() if look.colours <= FEW_COLOURS and 4 * look.colours <= usual]
     if not is_rare(len(few), len(looks), len(looks) - len(few)):
         return {}
-    return {row: f"few colours ({looks[row].colours}, the others about {usual:.0f}): a placeholder?" for row in few}
+    return {
+        row: f"few colours ({looks[row].colours} in most of it, in the others about {usual:.0f}): a placeholder?"
+        for row in few
+    }
