@@ -91,15 +91,16 @@ def find_odd_ones(looks: Mapping[int, Look]) -> dict[int, list[str]]:
         return {}
     for values, words in (
         ([look.form for look in looks.values()], "{} among {}"),
-        ([_words_of(look) for look in looks.values()], "{} among {}"),
+        ([kind_of(look) for look in looks.values()], "{} among {}"),
     ):
         usual, rare = _rare(values)
         for row, value in zip(rows, values, strict=True):
             if value in rare:
                 found[row].append(words.format(value, usual))
-    for row, look in looks.items():
-        if look.frames > 1:
-            found[row].append(f"{look.frames} frames, of which the first is read")
+    moving = [row for row, look in looks.items() if look.frames > 1]
+    if is_rare(len(moving), len(looks), len(looks) - len(moving)):
+        for row in moving:
+            found[row].append(f"{looks[row].frames} frames, of which the first is read")
     for name, odd in _by_size(looks).items():
         for row, text in odd.items():
             found[row].append(f"{name}{text}")
@@ -117,7 +118,8 @@ def _kind(reason: str) -> str:
     return re.sub(r"\d.*", "", reason).partition("(")[0]
 
 
-def _words_of(look: Look) -> str:
+def kind_of(look: Look) -> str:
+    """Return in words what the pixels are: colour, grey, CMYK or of more bits."""
     if look.mode in ("CMYK", "I;16", "I", "F"):
         return MODES[look.mode]
     return "grey" if look.grey else "colour"

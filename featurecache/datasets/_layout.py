@@ -62,9 +62,9 @@ def dataset_of(
     split_seed: int,
     task: Task | None,
     fingerprint: Fingerprint,
-    reader: Callable[[list[str]], Reader],
+    reader: Callable[[list[str], list[str]], Reader],
 ) -> ImageDataset:
-    """Return the data set of what lies below `spec`; `reader` makes `read` from the paths in row order.
+    """Return the data set of what lies below `spec`; `reader` makes `read` from paths and ids in row order.
 
     Sample ids are the paths without the folder around everything, with accents in their composed form (NFC), so that a copy
     from another operating system is the same data.
@@ -89,7 +89,7 @@ def dataset_of(
     if classes:
         report_doubtful(classes, spec)
         report_gaps(classes, target, split, spec)
-    read = reader([path for _, path, _ in found])
+    read = reader([path for _, path, _ in found], ids)
     measures = measured(fingerprint, [size for _, _, size in found], read)
     identity = {
         "name": name,

@@ -67,7 +67,7 @@ def open(
         split_seed=split_seed,
         task=task,
         fingerprint=fingerprint,
-        reader=lambda paths: ArchiveReader(contents.place, [files[name] for name in paths], paths),
+        reader=lambda paths, ids: ArchiveReader(contents.place, [files[name] for name in paths], ids),
     )
 
 

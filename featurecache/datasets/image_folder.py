@@ -69,8 +69,16 @@ def open(
         split_seed=split_seed,
         task=task,
         fingerprint=fingerprint,
-        reader=lambda paths: FolderReader(root, paths),
+        reader=partial(_reader, root),
     )
+
+
+def _reader(root: Path, paths: list[str], ids: list[str]) -> FolderReader:
+    """Return what reads the files; it names them by their ids where these are paths below one folder."""
+    around = paths[0].removesuffix(ids[0])
+    if all(path == around + name for path, name in zip(paths, ids, strict=True)):
+        return FolderReader(root / around, ids)
+    return FolderReader(root, paths)  # names whose accents are encoded otherwise in the file system
 
 
 def _scan(listing: Listing, folder: str, below: str, above: tuple[tuple[int, int], ...], *, sizes: bool) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from featurecache.datasets import open_dataset
-from featurecache.errors import DatasetError
+from featurecache.errors import DatasetError, UnreadableSampleError
 from tests.featurecache.datasets.pictures import as_folder, as_tar, as_zip, encoded
 
 PACKERS = {"folder": as_folder, ".zip": as_zip, ".tar": as_tar}
@@ -75,6 +75,16 @@ def test_a_folder_around_everything_is_no_class(around, kind, tmp_path, caplog):
     assert plain.table.sample_id[0] == "cat/0.jpg"
     assert split.table.sample_id[0] == "test/cat/0.jpg"
     assert f"everything lies in {around}/, which is no class" in caplog.text
+
+
+@everywhere
+def test_a_picture_that_cannot_be_read_is_named_by_its_sample_id(kind, tmp_path):
+    files = {"around/cat/1.jpg": b"no picture", "around/dog/2.jpg": encoded()}
+    dataset = open_dataset(PACKERS[kind](files, tmp_path / ("data" if kind == "folder" else f"data{kind}")))
+
+    assert dataset.table.sample_id[0] == "cat/1.jpg"
+    with pytest.raises(UnreadableSampleError, match="cannot read 'cat/1.jpg': it is not a picture"):
+        dataset.read(0)
 
 
 @pytest.mark.parametrize("folders", [
