@@ -125,6 +125,11 @@ def kind_of(look: Look) -> str:
     return "grey" if look.grey else "colour"
 
 
+def kinds_of(look: Look) -> list[str]:
+    """Return what the pixels are, and whether they move."""
+    return [kind_of(look), *(["animated"] if look.frames > 1 else [])]
+
+
 def _rare(values: Sequence[Hashable]) -> tuple[Hashable, set[Hashable]]:
     """Return (the usual value, values that few have while the usual one has many)."""
     counts = Counter(value for value in values if value != "")

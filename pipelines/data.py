@@ -18,7 +18,7 @@ from featurecache.errors import UnreadableSampleError
 from featurecache.features import Task
 from featurecache.progress import Bar, Stopwatch
 from featurecache.reports import Table
-from pipelines._oddities import Look, find_odd_ones, look_at
+from pipelines._oddities import Look, find_odd_ones, kinds_of, look_at
 
 SHOWN = 20
 """Rows of a table that a person is shown; JSON holds them all."""
@@ -89,6 +89,8 @@ class DataReport:
     """Format of the files by their content, such as JPEG -> pictures; empty where they are in no files."""
     pixels: dict[str, int]
     """"WIDTH x HEIGHT" -> pictures, the most frequent first."""
+    kinds: dict[str, int]
+    """colour, grey, CMYK, ..., and "animated" -> pictures; of an animation the first frame is read."""
     odd: dict[str, list[str]]
     """Sample id -> what is unlike the others."""
     left_out: LeftOut
@@ -121,7 +123,9 @@ class DataReport:
 
     def _odd_tables(self) -> Iterator[Table]:
         """Yield formats and sizes where there are several, the odd ones out, and what gave no row."""
-        for what, counts, most in (("format", self.formats, SHOWN), ("pixels", self.pixels, SIZES_SHOWN)):
+        for what, counts, most in (
+            ("format", self.formats, SHOWN), ("kind", self.kinds, SHOWN), ("pixels", self.pixels, SIZES_SHOWN),
+        ):  # fmt: skip
             if len(counts) > 1:
                 yield Table(f"{what} ({len(counts)})", (what, "images"), _first(list(counts.items()), most))
         if self.odd:
@@ -171,6 +175,7 @@ class DataReport:
             "unreadable",
             "sizes",
             "formats",
+            "kinds",
             "pixels",
             "odd",
         )
@@ -228,6 +233,7 @@ def inspected(dataset: ImageDataset, *, threads: int | None = None, quiet: bool 
         sizes={"smallest": min(sides), "largest": max(sides)} if sides else {},
         formats=dict(Counter(seen.form for seen in looks.values() if seen.form).most_common()),
         pixels=dict(Counter(f"{seen.width} x {seen.height}" for seen in looks.values()).most_common()),
+        kinds=dict(Counter(kind for seen in looks.values() for kind in kinds_of(seen)).most_common()),
         odd={str(table.sample_id[row]): reasons for row, reasons in find_odd_ones(looks).items()},
         left_out=dataset.left_out,
     )

@@ -13,7 +13,7 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 
-from featurecache.datasets import Fingerprint, ImageDataset, LeftOut, RowTable
+from featurecache.datasets import MANIFESTS, Fingerprint, ImageDataset, LeftOut, RowTable
 from featurecache.datasets._arranging import KINDS, Reading, arrange
 from featurecache.datasets._fingerprint import Reader, check_one_class, fingerprint_of, measured
 from featurecache.datasets._query import check_keys, queried
@@ -86,6 +86,12 @@ def dataset_of(
     split, rule = divided(ids, blank, arranged.split, target, split_seed, spec=spec)
     left = LeftOut(files=tuple(sorted(listing.others)), folders=tuple(_without_picture(listing)))
     _report(left, arranged.wrapping, spec)
+    tables = [path for path in left.files if path.lower().endswith(MANIFESTS)]
+    if tables and len(classes) < 2 and reading.labels == "auto":
+        log.warning(
+            "%s: the folders give no classes, but %s lies beside the pictures. If it says which is which, name it as the data set",
+            spec, tables[0],
+        )  # fmt: skip
     if classes:
         report_doubtful(classes, spec)
         report_gaps(classes, target, split, spec)

@@ -73,17 +73,21 @@ def test_photographs_alone_hold_no_odd_ones(tmp_path):
     report = checked(as_folder(photos(), tmp_path / "x"))
 
     assert (report.odd, report.formats, report.pixels) == ({}, {"JPEG": 24}, {"64 x 48": 24})
+    assert report.kinds == {"colour": 24}
     assert "odd" not in " ".join(table.title for table in report.tables())
 
 
 @pytest.mark.parametrize("change", [
     lambda picture: saved(picture.convert("L")), lambda picture: saved(picture, "GIF"), lambda picture: saved(picture.resize((8, 6))),
     lambda picture: saved(picture.quantize(4).convert("RGB"), "PNG"),
-], ids=["grey", "gif", "small", "few colours"])  # fmt: skip
+    lambda picture: saved(picture, "GIF", save_all=True, append_images=[picture.rotate(90)]),
+], ids=["grey", "gif", "small", "few colours", "animated"])  # fmt: skip
 def test_what_half_or_all_of_the_pictures_are_is_not_odd(change, tmp_path):
     half = {f"cat/{n}": change(photo(n)) for n in range(12)} | {f"dog/{n}": saved(photo(50 + n)) for n in range(12)}
 
-    assert checked(as_folder(half, tmp_path / "half")).odd == {}
+    report = checked(as_folder(half, tmp_path / "half"))
+    assert report.odd == {}
+    assert sum(report.kinds.values()) == 24 + report.kinds.get("animated", 0)
     assert checked(as_folder({n: c for n, c in half.items() if n[0] == "c"}, tmp_path / "all")).odd == {}
 
 

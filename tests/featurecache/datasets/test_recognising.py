@@ -158,3 +158,13 @@ def test_a_picture_is_known_by_as_few_bytes_as_its_header_needs(tmp_path):
     Image.fromarray(pixels(1)).save(file, "PNG")
 
     assert is_picture("no suffix", -1, lambda count: file.getvalue()[:count])
+
+
+@pytest.mark.parametrize(("files", "told"), [
+    ({"images/1.jpg": b"", "labels.csv": b"path,label"}, True), ({"1.jpg": b"", "train.tsv": b"path"}, True),
+    ({"cat/1.jpg": b"", "dog/1.jpg": b"", "labels.csv": b"path,label"}, False), ({"1.jpg": b"", "notes.txt": b"x"}, False),
+])  # fmt: skip
+def test_a_table_beside_pictures_without_classes_is_told_of(files, told, tmp_path, caplog):
+    open_dataset(as_folder({name: content or encoded() for name, content in files.items()}, tmp_path))
+
+    assert ("the folders give no classes, but" in caplog.text) == told
