@@ -77,6 +77,13 @@ def recorded_stores(folder: Path, name: str, stores: Sequence[Place]) -> list[st
     return [_as_recorded(one, str(store), absolute(store)) for one, store in zip(each, stores, strict=True)]
 
 
+def recorded_data(folder: Path, data: Sequence[str]) -> list[str]:
+    """Return the same of several data sets that were moved under their names; whether they are the same, the runs on them say."""
+    known = _known(folder, "data")
+    moved = isinstance(known, list) and [Path(one).name for one in known] == [Path(one).name for one in data]
+    return known if moved else list(data)
+
+
 def _known(folder: Path, name: str) -> Any:
     return _read(folder / CONFIG).get(name) if (folder / CONFIG).exists() else None
 

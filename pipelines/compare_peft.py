@@ -21,7 +21,7 @@ from featurecache.peft import PEFT, methods_for
 from featurecache.progress import Bar, Stopwatch
 from featurecache.registry import plain
 from featurecache.reports import Table
-from featurecache.runs import RECORD, is_done, read_run, write_record
+from featurecache.runs import RECORD, is_done, read_run, recorded_data, write_record
 from pipelines.online.comparing import lines_of
 from pipelines.online.planning import backbone_options, planned
 from pipelines.online.settings import TrainOnlineConfig
@@ -135,11 +135,12 @@ def run(config: ComparePeftConfig) -> CompareReport:
     """
     cells, remarks = cells_of(config)
     wanted = {
-        "backbone": config.backbone, "data": list(config.data), "option": dict(config.option),
+        "backbone": config.backbone, "data": recorded_data(config.out, config.data), "option": dict(config.option),
         "setting": dict(config.setting), "weights": config.weights, "image_size": config.image_size,
     }  # fmt: skip
     _check([cell for cell in cells if cell.seed == config.numbers[0] and not _is_there(cell)])
-    if is_done(config.out, wanted):
+    moved = wanted["data"] != list(config.data)  # then the cells say whether it is the same
+    if is_done(config.out, wanted) and not moved:
         record = read_run(config.out)[1]
         if record["asked"] == _asked(cells):
             return CompareReport(config.out, record, repeated=True)

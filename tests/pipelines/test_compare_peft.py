@@ -63,6 +63,19 @@ def test_only_cells_that_are_not_there_are_trained(data, compared, tmp_path, mon
     assert run(config(data, folder)).repeated
 
 
+def test_images_that_were_moved_are_the_same_and_others_of_their_name_are_not(data, compared, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(compared.folder, folder)
+    moved = shutil.copytree(data, tmp_path / "elsewhere" / data.name)
+
+    again = run(config(moved, folder))
+
+    assert [line["mean"] for line in again.record["lines"]] == [line["mean"] for line in compared.record["lines"]]
+    next(moved.rglob("*.png")).unlink()
+    with pytest.raises(RunError, match="fingerprint: that run has"):
+        run(config(moved, folder))
+
+
 def test_a_comparison_grows_by_methods_and_seeds_and_keeps_its_cells(data, compared, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(compared.folder, folder)
