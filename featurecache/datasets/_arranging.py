@@ -230,12 +230,10 @@ def _unwrapped_within(levels: _Levels, tops: Sequence[str], splits: dict[str, st
         for top, part in zip(tops, levels.parts, strict=True):
             below[top].add(part[0] if len(part) > 1 else "")
             least[top] = min(least[top], len(part))
-        again = [top for top, names in below.items() if _says_again(names, top)]
+        again = {top for top, names in below.items() if _says_again(names, top)}
         labelled = [top for top in below if splits[top] != UNLABELLED]
         alike = len({name for top in labelled for name in below[top]}) == 1 and all(least[t] > 2 for t in labelled)
-        chosen = (
-            set(again) if len(again) == len(below) or set(again) >= set(labelled) else set(labelled) if alike else set()
-        )
+        chosen = again or (set(labelled) if alike else set())
         if not chosen:
             return levels
         levels = replace(levels, parts=[

@@ -89,7 +89,7 @@ def test_a_picture_that_cannot_be_read_is_named_by_its_sample_id(kind, tmp_path)
 
 @pytest.mark.parametrize("folders", [
     below("train/train", "test/test"), below("seg_train/seg_train", "seg_test/seg_test"), below("train/images", "test/images"),
-    below("training/training", "val/validation"),
+    below("training/training", "val/validation"), below("train/train", "test"),
 ])  # fmt: skip
 def test_a_split_folder_within_a_split_folder_is_no_class(folders, tmp_path):
     dataset = opened(tmp_path, folders)
