@@ -151,7 +151,7 @@ def test_one_fold_with_splits_in_it_is_named_by_itself(tmp_path):
 
 
 @pytest.mark.parametrize("folders", [
-    ["train/train", "train/val", "test/test"], ["train/fold1", "train/fold2", "test/fold1"],
+    ["train/train", "train/val", "test/cat"], ["train/fold1", "train/fold2", "test/fold1"],
     ["cat/train", "cat/test", "dog"],
 ])  # fmt: skip
 def test_splits_and_folds_where_classes_belong_are_refused(folders, tmp_path):
