@@ -13,11 +13,12 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 
-from featurecache.datasets import MANIFESTS, Fingerprint, ImageDataset, LeftOut, RowTable
+from featurecache.datasets import MANIFESTS, SPLITS, Fingerprint, ImageDataset, LeftOut, RowTable
 from featurecache.datasets._arranging import KINDS, Reading, arrange
 from featurecache.datasets._fingerprint import Reader, check_one_class, fingerprint_of, measured
 from featurecache.datasets._query import check_keys, queried
 from featurecache.datasets._recognising import SUFFIXES
+from featurecache.datasets._split_names import WORDS
 from featurecache.datasets._splits import divided, report_gaps
 from featurecache.errors import DatasetError
 from featurecache.features import Task
@@ -25,6 +26,8 @@ from featurecache.features import Task
 log = logging.getLogger("featurecache")
 
 SHOWN = 5
+SPLIT_FOLDERS = {word: split for word, split in WORDS.items() if split in SPLITS}
+"""Plain words for train, val and test; `read_splits` knows them in every spelling."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from PIL.Image import Image
 
 from featurecache.datasets import Fingerprint, ImageDataset, RowTable
 from featurecache.datasets._fingerprint import check_one_class, fingerprint_of, measured
+from featurecache.datasets._layout import SPLIT_FOLDERS
 from featurecache.datasets._query import check_keys, queried
-from featurecache.datasets._split_names import WORDS
 from featurecache.datasets._splits import divided, report_gaps
 from featurecache.errors import DatasetError, DatasetNotFoundError, UnreadableSampleError
 from featurecache.features import Task
@@ -78,7 +78,7 @@ def open(
     target = np.array([targets[row[0].split("/")[0]][row[2]] for row in rows], dtype=np.int64)
     classes = _class_names(next(iter(parts.values())), int(target.max(initial=-1)) + 1)
     blank = [""] * len(ids)
-    given = [WORDS.get(row[0].split("/")[0], "") for row in rows]
+    given = [SPLIT_FOLDERS.get(row[0].split("/")[0], "") for row in rows]
     split, rule = divided(
         ids, blank, given if any(given) else None, target, split_seed, by="torchvision", spec=f"torchvision:{name}"
     )
