@@ -291,8 +291,20 @@ def _check_loose(levels: _Levels, label: Sequence[str | None]) -> None:
     if loose and len(loose) < len(asked):
         raise DatasetError(
             f"{levels.spec} mixes images in class folders with {len(loose)} images that lie in none, such as {loose[0]!r}. "
-            "Put every image into a class folder, or none; a folder of images to be predicted is named by itself."
+            f"Put every image into a class folder, or none.{_way_for_unlabelled(levels, set(loose), asked)}"
         )
+
+
+def _way_for_unlabelled(levels: _Levels, loose: Collection[str], asked: Sequence[tuple[str, str | None]]) -> str:
+    """Return what to do with whole split folders without classes, such as the test of a competition."""
+    tops = {path.split("/")[0] for path in loose}
+    others = {path.split("/")[0] for path, _ in asked} - tops
+    if levels.split is None or any(path.split("/")[0] in tops for path, _ in asked if path not in loose) or not others:
+        return ""
+    return (
+        f" The pictures of {_some(tops)} have no labels: move them out of {levels.spec} and give them to predict, or name "
+        f"{levels.spec}/{min(others)} alone."
+    )
 
 
 def _check_classes(levels: _Levels, classes: Collection[str]) -> None:

@@ -29,7 +29,8 @@ def test_images_beside_split_folders_are_refused(beside, tmp_path):
 def test_labelled_train_beside_unlabelled_test_is_refused(tmp_path):
     files = {**tree({"train/cat": 2}), "test/1.jpg": encoded()}
 
-    with pytest.raises(DatasetError, match="1 images that lie in none, such as 'test/1.jpg'"):
+    way = f"The pictures of test have no labels: move them out of {tmp_path} and give them to predict, or name {tmp_path}/train alone"
+    with pytest.raises(DatasetError, match=f"1 images that lie in none, such as 'test/1.jpg'.*{way}"):
         open_dataset(as_folder(files, tmp_path))
 
 
