@@ -22,8 +22,9 @@ log = logging.getLogger("featurecache")
 
 PIECE = 65536
 """Rows whose targets are read together; whole batches of 4096, so that sums do not depend on it."""
-VERSION = 1
-"""Of the formulas: raise it when one of them would give another number; kept scores of another version are made again."""
+VERSIONS: Mapping[str, int] = {"logme": 2}
+"""Metric -> version of its formula, 1 where none is named. Raise it when the formula would give another number: kept scores of
+another version are computed again. LogME 2 divides features, and columns of a regression, by their root mean square."""
 
 
 def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
@@ -48,12 +49,13 @@ class KeptScores:
 
     def __init__(self, store: FeatureStore, metric: str) -> None:
         self.path, self._store = store.notes / "scores" / f"{metric}.json", store.path
+        self._version = VERSIONS.get(metric, 1)
         self._digests = digests(store)
         read = read_scores(self.path) or {}
         self.entries: dict[str, dict[str, Any]] = {
             entry["array"]: entry
             for entry in read.get("scores", ())
-            if read["version"] == VERSION and read["of"].get(entry["array"]) == self._digests.get(entry["array"])
+            if read["version"] == self._version and read["of"].get(entry["array"]) == self._digests.get(entry["array"])
         }
         """Array -> what is kept of its score, in the order of the store."""
 
@@ -62,7 +64,7 @@ class KeptScores:
         self.entries |= {entry["array"]: entry for entry in entries}
         self.entries = {name: self.entries[name] for name in self._digests if name in self.entries}
         of = {name: self._digests[name] for name in self.entries}
-        content = {"version": VERSION, "of": of, "scores": list(self.entries.values())}
+        content = {"version": self._version, "of": of, "scores": list(self.entries.values())}
         if not store_exists(self._store):  # else its folder would stand there again, with nothing but scores in it
             raise StoreNotFoundError(f"{self._store} was removed while it was scored.")
         try:
@@ -119,20 +121,40 @@ def _differ(store: FeatureStore, rows: npt.NDArray[np.int64]) -> bool:
 
 
 def score_array(store: FeatureStore, spec: ArraySpec, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Return the LogME of one array over `rows` as stored, in one pass, in float64."""
+    """Return the LogME of one array over `rows` as stored, in one pass, in float64.
+
+    Features are divided by their root mean square, and so are the columns of a regression: the guards in LogME's updates have
+    a unit, and would else decide the order of arrays whose values are large or small. The evidence is that of the columns as
+    they are given.
+    """
     header = store.header
+    units = _column_units(store, rows) if header.task == "regression" else np.ones(1)
     moments = logme.Moments(spec.tail[0], len(header.class_names), task=header.task)
     for places, targets in _pieces(store, rows):
         for start in range(0, len(targets), 4096):
             piece = rows[places][start : start + 4096]
-            moments.update(as_numbers(store.read(spec.name, piece), spec.dtype), targets[start : start + 4096])
-    fitted = logme.LogME(task=header.task).fit_moments(moments)
+            block = targets[start : start + 4096]
+            moments.update(
+                as_numbers(store.read(spec.name, piece), spec.dtype),
+                block / units if header.task == "regression" else block,
+            )
+    fitted = logme.LogME(task=header.task, rescale=True).fit_moments(moments)
+    evidence = fitted.evidence_ - np.log(units)
     token, layer = parse_layer_array(spec.name) or (None, None)
     return {
         "array": spec.name,
         "layer": layer,
         "token": token,
-        "score": float(fitted.score_),
-        "evidence": [float(value) for value in fitted.evidence_],
+        "score": float(evidence.mean()),
+        "evidence": [float(value) for value in evidence],
         "rows": len(rows),
     }
+
+
+def _column_units(store: FeatureStore, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """(K,) root mean square of every target column over `rows`; 1 for a column of zeros."""
+    squares = sum(
+        (np.square(targets, dtype=np.float64).sum(axis=0) for _, targets in _pieces(store, rows)), np.zeros(1)
+    )
+    units = np.sqrt(squares / max(len(rows), 1))
+    return np.where(units > 0, units, 1.0)

@@ -1,6 +1,7 @@
-"""LogME: log evidence of the labels under a Bayesian linear model, per row and averaged over classes; higher is better.
+"""LogME: log evidence of the labels given features of unit root mean square, by row and mean over classes; higher is better.
 
-`logme.py` at the root is the algorithm; extraction writes its scores, and this file reads them.
+`logme.py` at the root is the algorithm; extraction writes its scores, and this file reads them. They are those of
+`LogME(rescale=True)`: else the order of layers would depend on the unit of their features.
 """
 
 from __future__ import annotations

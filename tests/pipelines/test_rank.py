@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy.stats import weightedtau
 
 import logme
+from featurecache import scoring
 from featurecache.errors import ConfigError, RunError, StoreContentsError, UnknownNameError
 from featurecache.scoring import KeptScores
 from featurecache.stores import open_store
@@ -44,7 +46,10 @@ def test_scores_are_those_of_logme_on_the_training_rows(tmp_path, task):
 
     targets = np.asarray(store.table().target)[rows]
     for entry in found:
-        expected = logme.logme(store.read(entry["array"], rows).astype(np.float64), targets, task=task)
+        features = store.read(entry["array"], rows).astype(np.float64)
+        unit = np.sqrt(np.square(targets, dtype=np.float64).mean(axis=0)) if task == "regression" else np.ones(1)
+        divided = targets / unit if task == "regression" else targets
+        expected = logme.logme(features / np.sqrt((features**2).mean()), divided, task=task) - np.log(unit).mean()
         assert entry["score"] == pytest.approx(expected, rel=1e-8)
         assert entry["rows"] == len(rows)
         assert np.mean(entry["evidence"]) == pytest.approx(entry["score"])
@@ -74,7 +79,7 @@ def test_scores_are_kept_and_read_again(tmp_path):
     "spoil",
     [
         lambda text: text.replace('"rows": ', '"rows": 1'),
-        lambda text: text.replace('"version": 1', '"version": 0'),
+        lambda text: text.replace('"version": 2', '"version": 1'),
         lambda text: text[:-9],
         lambda text: "[]",
     ],
@@ -89,6 +94,63 @@ def test_kept_scores_that_are_not_as_they_were_written_are_made_again(tmp_path, 
 
     assert run(RankConfig(stores=(path,))).json() == first
     assert kept.read_text() == content
+
+
+def scaled_reads(monkeypatch, factors):
+    """Let stores give each array times its factor, as a backbone of another scale would have filled them."""
+    opened = scoring.as_numbers
+    units = iter(factors)
+    monkeypatch.setattr(
+        scoring, "as_numbers", lambda values, dtype: opened(values, dtype).astype(np.float64) * next(units)
+    )
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e-1, 10.0, 100.0, 1e3])
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_the_unit_of_the_features_changes_neither_scores_nor_their_order(tmp_path, monkeypatch, task, factor):
+    plain = run(RankConfig(stores=(made_store(tmp_path / "x.zarr", task),))).json()
+    scaled_reads(monkeypatch, itertools.repeat(factor))
+
+    scaled = run(RankConfig(stores=(made_store(tmp_path / "y.zarr", task),))).json()
+
+    assert [entry["array"] for entry in scaled] == [entry["array"] for entry in plain]
+    assert [entry["score"] for entry in scaled] == pytest.approx([entry["score"] for entry in plain], rel=1e-9)
+
+
+def test_the_unit_of_one_array_alone_does_not_move_it_in_the_ranking(tmp_path, monkeypatch):
+    plain = run(RankConfig(stores=(made_store(tmp_path / "x.zarr"),))).json()
+    scaled_reads(monkeypatch, itertools.cycle([1.0, 1e3, 1e-3, 30.0]))
+
+    scaled = run(RankConfig(stores=(made_store(tmp_path / "y.zarr"),))).json()
+
+    assert [entry["array"] for entry in scaled] == [entry["array"] for entry in plain]
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1e3])
+def test_the_unit_of_a_regressions_values_shifts_all_scores_by_its_logarithm(tmp_path, monkeypatch, factor):
+    plain = run(RankConfig(stores=(made_store(tmp_path / "x.zarr", "regression"),))).json()
+    pieces = scoring._pieces
+    monkeypatch.setattr(scoring, "_pieces", lambda *given: ((at, values * factor) for at, values in pieces(*given)))
+
+    scaled = run(RankConfig(stores=(made_store(tmp_path / "y.zarr", "regression"),))).json()
+
+    expected = [entry["score"] - np.log(factor) for entry in plain]
+    assert [entry["array"] for entry in scaled] == [entry["array"] for entry in plain]
+    assert [entry["score"] for entry in scaled] == pytest.approx(expected, rel=1e-6)
+
+
+def test_scores_kept_by_an_older_formula_are_computed_again_and_those_of_other_metrics_stay(tmp_path, monkeypatch):
+    path = made_store(tmp_path / "x.zarr")
+    with monkeypatch.context() as patched:
+        patched.setattr(scoring, "VERSIONS", {})
+        for metric in ("logme", "h_score"):
+            entry = {"array": "embedding", "layer": None, "token": None, "score": 77.0, "rows": 1}
+            KeptScores(open_store(path), metric).add([entry])
+
+    found = run(RankConfig(stores=(path,), metric=("logme", "h_score"))).json()
+
+    scores = next(entry["scores"] for entry in found if entry["array"] == "embedding")
+    assert scores["logme"] != 77.0 and scores["h_score"] == 77.0
 
 
 def test_scores_of_other_rows_are_made_again(tmp_path):
