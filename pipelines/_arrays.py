@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from featurecache.backbones import Backbone, Request
 from featurecache.errors import ConfigError, StoreContentsError
-from featurecache.features import Header, layer_array, parse_indices
+from featurecache.features import Header, as_numbers, layer_array, parse_indices, parse_layer_array
+from featurecache.stores import FeatureStore
 
 Combine = Literal["concat", "mean"]
 
+EMBEDDING = "embedding"
 
-def select_arrays(header: Header, consumes: str, layers: str | None, tokens: str) -> tuple[tuple[str, ...], Combine]:
+RepeatsEmbedding = Callable[[str], bool]
+"""Name of an array of a layer, as wide as the embedding -> whether it holds the embedding once more."""
+
+COMPARED = 8
+"""Rows that are compared to tell whether two arrays hold the same vectors."""
+SAME = 1e-2
+"""Largest relative difference of two arrays that hold the same vectors: both may be bfloat16, computed in another order."""
+
+
+def select_arrays(
+    header: Header, consumes: str, layers: str | None, tokens: str, repeats_embedding: RepeatsEmbedding | None = None
+) -> tuple[tuple[str, ...], Combine]:
     """Return (array names, shallow to deep; how a head that reads one vector joins them).
+
+    "last" with `tokens` "auto" is the vector that linear probes read: the token of the last layer where the embedding is that
+    token, as in a ViT that pools its class token, and else the embedding: the output of a CNN's last convolution, a mean under
+    a norm of its own, a pooling by attention.
 
     Args:
         header: of the store.
@@ -19,6 +43,7 @@ def select_arrays(header: Header, consumes: str, layers: str | None, tokens: str
         layers: "last", "embedding", "mean", "concat" (or "all"), or indices such as "0,3,6-11".
         tokens: kinds joined by +, or "auto" for cls, else mean, else the store's first kind; of a head that reads many
             tokens, for the first kind that has many.
+        repeats_embedding: whether a layer's array holds the embedding, where the header leaves it open; None: it does.
 
     Raises:
         ConfigError: the words mean nothing.
@@ -28,14 +53,15 @@ def select_arrays(header: Header, consumes: str, layers: str | None, tokens: str
         return _projected(header, layers), "concat"
     words = {"tokens": "last"}.get(consumes, consumes) if layers is None else layers
     combine: Combine = "mean" if words == "mean" else "concat"
-    if words == "embedding" or (words == "last" and layers is None and not header.layers):
-        return ("embedding",), combine
+    pools = consumes != "tokens" and words == "last" and tokens == "auto"
+    if words == EMBEDDING or (pools and not _is_last_token(header, repeats_embedding)):
+        return (EMBEDDING,), combine
     held = [layer.index for layer in header.layers]
     if not held:
         raise StoreContentsError(
             "the store holds the embedding, but no layers. Give --layers embedding, or extract again with --layers all --extend."
         )
-    preferred = [*(kind for kind in ("cls", "mean") if kind in header.tokens), *header.tokens]
+    preferred = _preferred(header)
     many = [kind for kind in header.tokens if _has_many(header, kind, held[-1])]
     if consumes == "tokens" and tokens == "auto":
         if not many:
@@ -61,6 +87,52 @@ def select_arrays(header: Header, consumes: str, layers: str | None, tokens: str
             "with --tokens and --extend."
         )
     return names, combine
+
+
+def _preferred(header: Header) -> list[str]:
+    return [*(kind for kind in ("cls", "mean") if kind in header.tokens), *header.tokens]
+
+
+def _is_last_token(header: Header, repeats_embedding: RepeatsEmbedding | None) -> bool:
+    """Return whether a token of the last layer is to be read for "last", not the embedding."""
+    shapes = {spec.name: spec.tail for spec in header.arrays}
+    if EMBEDDING not in shapes or not header.layers:
+        return EMBEDDING not in shapes
+    name = layer_array(_preferred(header)[0].partition(":")[0], header.layers[-1].index)
+    if not name.startswith(("layers/cls/", "layers/mean/")) or shapes.get(name) != shapes[EMBEDDING]:
+        return False
+    return repeats_embedding is None or repeats_embedding(name)
+
+
+def compare_stored(store: FeatureStore) -> RepeatsEmbedding:
+    """Return what tells by rows of a store whether an array of a layer holds the embedding; it reads a few, once an array."""
+
+    @cache
+    def repeats(name: str) -> bool:
+        rows = np.flatnonzero(store.readable([name, EMBEDDING]))[:COMPARED]
+        return _are_same(
+            *(as_numbers(store.read(one, rows), store.header.array(one).dtype) for one in (name, EMBEDDING))
+        )
+
+    return repeats
+
+
+def compare_live(backbone: Backbone) -> RepeatsEmbedding:
+    """Return what tells by noise as images whether an array of a layer holds the embedding of a backbone."""
+
+    def repeats(name: str) -> bool:
+        noise = torch.randn(2, *backbone.input_size, generator=torch.Generator().manual_seed(0))
+        kind, index = parse_layer_array(name) or ("", 0)
+        found = backbone.forward(noise.to(backbone.device), Request((index,), (kind,)))
+        return _are_same(*(found[one].cpu().numpy() for one in (name, EMBEDDING)))
+
+    return repeats
+
+
+def _are_same(one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> bool:
+    """Return whether two arrays (N, D) hold the same vectors, up to how they were rounded."""
+    first, second = one.astype(np.float64), other.astype(np.float64)
+    return float(np.linalg.norm(first - second)) <= SAME * float(np.linalg.norm(second))
 
 
 def _projected(header: Header, layers: str | None) -> tuple[str, ...]:

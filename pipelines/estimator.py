@@ -27,7 +27,7 @@ from featurecache.sources.in_memory import InMemory
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
-from pipelines._arrays import select_arrays
+from pipelines._arrays import compare_stored, select_arrays
 from pipelines._rows import labelled_rows, trainable
 from pipelines.objectives.cross_entropy import build as cross_entropy
 from pipelines.training.fitting import fit
@@ -128,7 +128,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         store = _opened(X)
         if store.header.task != "classification":
             raise ConfigError([f"{store.path} holds a {store.header.task} task; train it with train-head"])
-        arrays, combine = select_arrays(store.header, room.CONSUMES, self.layers, self.tokens)
+        arrays, combine = select_arrays(store.header, room.CONSUMES, self.layers, self.tokens, compare_stored(store))
         train, validation = (CachedSource(store, arrays, labelled_rows(store, split)) for split in ("train", "val"))
         check(*trainable(train))
         self.classes_ = np.array(store.header.class_names)

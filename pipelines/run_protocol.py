@@ -19,6 +19,7 @@ from featurecache.reports import Table
 from featurecache.runs import RECORD, discard, is_done, read_run, recorded_stores, write_record
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS
+from pipelines._arrays import compare_stored
 from pipelines._rows import trainable
 from pipelines.protocols import Asked, Plan, Trial, parse
 from pipelines.training.cells import ALIASES, cells_of
@@ -174,7 +175,7 @@ def _work(title: str, store: FeatureStore, plan: Plan, head: str, config: RunPro
     known = HEADS.load(head).build.__kwdefaults__ or {}
     options = {name: value for name, value in config.head_option.items() if name.replace("-", "_") in known}
     training = replace(config, head=head, heads=(), head_option=options)
-    cells = cells_of(training.settings(), config.sweep, store.header)
+    cells = cells_of(training.settings(), config.sweep, store.header, compare_stored(store))
     return Work(
         title=title, head=head, plan=plan, cells=cells, training=training,
         folder=config.out / "trials" / title / head,

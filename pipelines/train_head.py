@@ -24,6 +24,7 @@ from featurecache.sources.cached import CachedSource
 from featurecache.stores import FeatureStore, open_store, store_exists
 from heads._checkpoint import save_head
 from heads._published import Published
+from pipelines._arrays import compare_stored
 from pipelines._evaluation import evaluate, write_predictions
 from pipelines._rows import labelled_rows, trainable
 from pipelines.training.cells import Cell, cells_of
@@ -195,7 +196,7 @@ def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
         StoreContentsError: the store is unfinished, or lacks what a head is to read.
     """
     header = store.header
-    cells = cells_of(config.settings(), config.sweep, header)
+    cells = cells_of(config.settings(), config.sweep, header, compare_stored(store))
     arrays = list(dict.fromkeys(name for cell in cells for name in cell.arrays))
     drawn = {"train": header.views if config.views == "all" else 1}
     sources = {

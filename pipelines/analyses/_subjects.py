@@ -47,7 +47,9 @@ class StoredSubject:
         readable = store.readable()
         self._rows = {key: row for key, row in rows_of(store.table(), split, name).items() if readable[row]}
         self.ids: Sequence[str] = list(self._rows)
-        self.arrays = select_arrays(store.header, "all", layers, tokens)[0]
+        held = store.header.layers
+        words = str(held[-1].index) if layers == "last" and held else layers  # a layer here, as of a live model
+        self.arrays = select_arrays(store.header, "all", words, tokens)[0]
 
     def features(self, ids: Sequence[str]) -> dict[str, Tensor]:
         """Return array -> (n, ...) float32."""

@@ -31,14 +31,13 @@ from featurecache.views import Views
 from heads import HEADS, HeadSpec
 from heads._checkpoint import refusals
 from heads._published import Published
-from pipelines._arrays import select_arrays
+from pipelines._arrays import EMBEDDING, compare_live, select_arrays
 from pipelines._rows import share_of, teachable
 from pipelines.online.settings import TrainOnlineConfig
 from pipelines.online.starting import Start, start_of
 from pipelines.training.distributed import Ranks
 
 SPLITS = ("train", "val", "test")
-EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -86,7 +85,7 @@ def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> P
     backbone = replace(backbone, dim=backbone.dim + adapted.wider)
     header = _header(config, dataset, backbone, head.CONSUMES)
     layers = config.layers or (EMBEDDING if adapted.wider and head.CONSUMES == "last" else None)
-    arrays, combine = select_arrays(header, head.CONSUMES, layers, config.tokens)
+    arrays, combine = select_arrays(header, head.CONSUMES, layers, config.tokens, compare_live(backbone))
     spec = HeadSpec(
         shapes={name: header.array(name).tail for name in arrays}, num_classes=max(1, len(header.class_names)),
         task=header.task, combine=combine, constants=_constants(backbone, header, getattr(head, "CONSTANTS", ())),

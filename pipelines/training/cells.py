@@ -17,7 +17,7 @@ from featurecache.errors import ConfigError
 from featurecache.features import Header
 from featurecache.registry import nearest
 from heads import HEADS
-from pipelines._arrays import Combine, select_arrays
+from pipelines._arrays import Combine, RepeatsEmbedding, select_arrays
 
 SWEPT: Mapping[str, type] = {
     "lr": float, "weight_decay": float, "seed": int, "head": str, "layers": str, "tokens": str,
@@ -66,8 +66,10 @@ class Settings:
     seed: int
 
 
-def cells_of(settings: Settings, sweep: Mapping[str, Any], header: Header) -> list[Cell]:
-    """Return one cell, or all combinations of what the sweep names.
+def cells_of(
+    settings: Settings, sweep: Mapping[str, Any], header: Header, repeats_embedding: RepeatsEmbedding | None = None
+) -> list[Cell]:
+    """Return one cell, or all combinations of what the sweep names; `repeats_embedding` as in `select_arrays`.
 
     Raises:
         ConfigError: lists every name and value of the sweep that means nothing.
@@ -76,7 +78,7 @@ def cells_of(settings: Settings, sweep: Mapping[str, Any], header: Header) -> li
     """
     values = sweep_values(sweep, header, settings.head)
     return [
-        _cell(settings, dict(zip(values, picked, strict=True)), header)
+        _cell(settings, dict(zip(values, picked, strict=True)), header, repeats_embedding)
         for picked in itertools.product(*values.values())
     ]
 
@@ -151,12 +153,14 @@ def _plain(value: Any) -> Any:
     return yaml.safe_load(value) if isinstance(value, str) else value
 
 
-def _cell(settings: Settings, named: Mapping[str, Any], header: Header) -> Cell:
+def _cell(
+    settings: Settings, named: Mapping[str, Any], header: Header, repeats_embedding: RepeatsEmbedding | None
+) -> Cell:
     head = named.get("head", settings.head)
     room, known = HEADS.load(head), _options(head)
     options = {**settings.options, **{name: value for name, value in named.items() if name in known}}
     layers, tokens = named.get("layers", settings.layers), named.get("tokens", settings.tokens)
-    arrays, combine = select_arrays(header, room.CONSUMES, layers, tokens)
+    arrays, combine = select_arrays(header, room.CONSUMES, layers, tokens, repeats_embedding)
     return Cell(
         head=head, options=options, arrays=arrays, combine=combine,
         lr=named.get("lr", settings.lr) or room.LEARNING_RATE,

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import timm
+import torch
 
+from featurecache.backbones import BackboneOptions, Request, load_backbone
 from featurecache.errors import ConfigError, StoreContentsError
 from featurecache.features import ArraySpec, Header, Layer, layer_array
-from pipelines._arrays import select_arrays
+from featurecache.stores import open_store
+from heads._checkpoint import load_head
+from pipelines._arrays import compare_live, compare_stored, select_arrays
+from pipelines.estimator import HeadClassifier
+from pipelines.train_head import TrainHeadConfig
+from pipelines.train_head import run as train
+from tests.featurecache.backbones.clip_samples import RESNET, TIMM, VIT, written
+from tests.featurecache.backbones.second_route import embedding_of, images_for
+from tests.pipelines.pictures import CLASSES, pictures, store_of
+from tests.pipelines.stores import made_store
 
 LAYERS = (0, 1, 2, 5)
 TOKENS = ("cls", "mean", "patch-grid:2")
@@ -54,7 +67,12 @@ def test_without_layers_a_head_of_one_vector_reads_the_embedding():
     assert select_arrays(header((), ()), "last", None, "auto") == (("embedding",), "concat")
 
 
-@pytest.mark.parametrize(("consumes", "layers"), [("all", None), ("last", "last"), ("last", "0"), ("last", "mean")])
+@pytest.mark.parametrize(("consumes", "layers"), [("last", "last"), ("all", "last"), ("all", "embedding")])
+def test_without_layers_the_word_last_is_the_embedding_for_every_head(consumes, layers):
+    assert select_arrays(header((), ()), consumes, layers, "auto")[0] == ("embedding",)
+
+
+@pytest.mark.parametrize(("consumes", "layers"), [("all", None), ("last", "0"), ("last", "mean"), ("tokens", "last")])
 def test_without_layers_asking_for_layers_is_refused_with_both_ways_out(consumes, layers):
     with pytest.raises(StoreContentsError, match="no layers. Give --layers embedding, or .* --extend"):
         select_arrays(header((), ()), consumes, layers, "auto")
@@ -93,9 +111,124 @@ def test_tokens_kept_for_some_layers_only_are_refused_by_the_name_of_the_array()
     (("all", "cls", "mean"), "cls"), (("all", "mean"), "mean"), (("patch-grid:2", "register"), "patch-grid"),
 ])  # fmt: skip
 def test_auto_prefers_the_class_token_then_the_mean(held, chosen):
-    names, _ = select_arrays(header(tokens=held), "last", None, "auto")
+    names, _ = select_arrays(header(tokens=held), "last", "5", "auto")
 
     assert names == (f"layers/{chosen}/05",)
+
+
+@pytest.mark.parametrize("layers", [None, "last"])
+@pytest.mark.parametrize(("tail", "held"), [
+    ((9,), TOKENS), ((8,), ("patch-grid:2",)), ((8,), ("register", "all")),
+], ids=["another width", "cells alone", "many tokens alone"])  # fmt: skip
+def test_last_is_the_embedding_where_no_token_of_the_last_layer_can_be_it(tail, held, layers):
+    plain = header(tokens=held)
+    wide = replace(
+        plain, arrays=tuple(replace(spec, tail=tail) if spec.name == "embedding" else spec for spec in plain.arrays)
+    )
+
+    for consumes in ("last", "all") if layers else ("last",):
+        assert select_arrays(wide, consumes, layers, "auto")[0] == ("embedding",)
+
+
+def test_last_of_a_named_kind_of_token_is_the_layer():
+    names, _ = select_arrays(header(), "last", "last", "mean", lambda name: pytest.fail(f"{name} was compared"))
+
+    assert names == ("layers/mean/05",)
+
+
+def test_last_asks_whether_the_token_is_the_embedding_where_the_header_leaves_it_open():
+    for answer, expected in ((True, "layers/cls/05"), (False, "embedding")):
+        assert select_arrays(header(), "last", None, "auto", lambda name, answer=answer: answer)[0] == (expected,)
+
+
+def test_last_is_a_layer_where_a_store_holds_no_embedding():
+    plain = header()
+    bare = replace(plain, arrays=tuple(spec for spec in plain.arrays if spec.name != "embedding"))
+
+    assert select_arrays(bare, "last", None, "auto", lambda name: False)[0] == ("layers/cls/05",)
+
+
+POOLED = [
+    *timm.list_models("test_*"), "vit_tiny_patch16_224", "vit_tiny_patch16_224?global_pool=avg",
+    "vit_tiny_patch16_224?global_pool=map", "mobilenetv2_035", "resnet10t", "deit_tiny_distilled_patch16_224",
+]  # fmt: skip
+REPEATED = {
+    "test_vit": "cls", "vit_tiny_patch16_224": "cls", "resnet10t": "mean", "test_resnet": "mean", "test_byobnet": "mean",
+    "test_coatnet": "mean", "test_maxvit": "mean",
+}  # fmt: skip
+"""Models whose embedding is a token of their last layer, by how they pool."""
+
+
+@pytest.mark.parametrize("model", POOLED)
+def test_last_is_the_vector_that_a_linear_probe_reads_however_a_model_pools(model):
+    name, _, pool = model.partition("?global_pool=")
+    options = BackboneOptions(weights="random:0", architecture={"global_pool": pool} if pool else {})
+    backbone = load_backbone(f"timm:{name}", options)
+    images, last = images_for(backbone), backbone.layers[-1]
+    kind = backbone.tokens[0]
+    found = backbone.forward(images, Request((last.index,), (kind,)))
+    held = replace(
+        header((), ()), layers=(last,), tokens=(kind,),
+        arrays=tuple(ArraySpec(key, tuple(values.shape[1:]), "float32") for key, values in found.items()),
+    )  # fmt: skip
+
+    (array,), _ = select_arrays(held, "last", None, "auto", compare_live(backbone))
+
+    expected = embedding_of(backbone.module, images).flatten(1)
+    torch.testing.assert_close(found[array], expected, rtol=1e-3, atol=1e-4)
+    assert array == (layer_array(REPEATED[model], last.index) if model in REPEATED else "embedding")
+
+
+@pytest.mark.parametrize(("config", "repeats"), [(VIT, True), (RESNET, False), (TIMM, None)])
+def test_last_of_a_tower_of_clip_is_the_vector_before_the_projection(config, repeats, tmp_path):
+    backbone = load_backbone(written(config, tmp_path), BackboneOptions(weights="random:0"))
+    images, last, kind = images_for(backbone), backbone.layers[-1], backbone.tokens[0]
+    found = backbone.forward(images, Request((last.index,), (kind,)))
+    name = layer_array(kind, last.index)
+
+    same = found[name].shape == found["embedding"].shape and compare_live(backbone)(name)
+
+    assert repeats is None or same == repeats
+    assert same == (
+        found[name].shape == found["embedding"].shape
+        and torch.allclose(found[name], found["embedding"], rtol=1e-3, atol=1e-4)
+    )
+
+
+@pytest.mark.parametrize(("backbone", "settings", "expected"), [
+    ("demo", {}, "layers/cls/05"),
+    ("demo", {"layers": "0-2"}, "embedding"),
+    ("demo", {"norm": "none"}, "embedding"),
+    ("demo", {"tokens": "mean"}, "embedding"),
+    ("demo", {"layers": "none"}, "embedding"),
+    ("demo", {"dtype": "bfloat16"}, "layers/cls/05"),
+    ("timm:test_vit3", {"weights": "random:0"}, "embedding"),
+    ("timm:test_efficientnet", {"weights": "random:0"}, "embedding"),
+    ("timm:test_resnet", {"weights": "random:0", "layers": "last"}, "layers/mean/04"),
+])  # fmt: skip
+def test_stored_rows_tell_what_last_is_and_verbs_read_it(backbone, settings, expected, tmp_path):
+    photos = pictures(tmp_path / "photos", dict.fromkeys(CLASSES, 6))
+    path = store_of(photos, tmp_path / "x.zarr", backbone=backbone, **settings)
+    store = open_store(path)
+
+    (array,), _ = select_arrays(store.header, "last", None, "auto", compare_stored(store))
+    for head, layers in (("ridge", None), ("linear", "last")):
+        train(TrainHeadConfig(store=path, head=head, layers=layers, out=tmp_path / head, epochs=1, quiet=True))
+
+    assert array == expected
+    rows = np.arange(4)
+    stored = store.header.array(array)
+    assert stored.tail == store.header.array("embedding").tail
+    assert np.array_equal(store.read(array, rows), store.read("embedding", rows))
+    assert [list(load_head(tmp_path / head)[1].shapes) for head in ("ridge", "linear")] == [[expected]] * 2
+    assert HeadClassifier("ridge").fit(path).names_ == (expected,)
+
+
+def test_arrays_of_one_width_with_other_vectors_are_told_apart(tmp_path):
+    store = open_store(made_store(tmp_path / "x.zarr"))
+
+    assert not compare_stored(store)("layers/cls/01")
+    assert select_arrays(store.header, "last", None, "auto", compare_stored(store))[0] == ("embedding",)
 
 
 def with_arrays(*more: ArraySpec) -> Header:
