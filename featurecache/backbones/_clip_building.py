@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed,
 from torch import Tensor, nn
 
 from featurecache.backbones import BackboneOptions
+from featurecache.backbones._checkpoint_files import kind_of
 from featurecache.backbones._clip_names import Named
 from featurecache.backbones._skeletons import without_values
-from featurecache.backbones._weights import load_strictly, read_state_dict, seed_of
+from featurecache.backbones._weights import load_file_into, seed_of
 from featurecache.backbones._wrapping import FORWARD_ERRORS
 from featurecache.errors import BackboneError, WeightsError
 
@@ -42,10 +44,10 @@ def with_weights(named: Named, config: Mapping[str, Any], options: BackboneOptio
         raise WeightsError(_tagless(named))
     path = None if seed is not None else Path(options.weights) if options.weights else _downloaded(named)
     if path is not None:
-        given = read_state_dict(path)
+        kind_of(path)  # refuses what is no file of weights before the model is built, which takes seconds
     model = _built(name, config, seed or 0)
     if path is not None:
-        _load(model, given, path, name)
+        load_file_into(model, path, name, partial(_converted, model))
     return _sized(model, options.image_size, name)
 
 
@@ -93,11 +95,10 @@ def _downloaded(named: Named) -> Path:
         ) from error
 
 
-def _load(model: nn.Module, given: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Load what a file holds in the way of open_clip: names of older files, position embeddings of another image size."""
-    state = {key.removeprefix("module."): value for key, value in given.items()}
+def _converted(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict in the way of open_clip: names of older files, position embeddings of another image size."""
     try:
-        state = dict(convert_state_dict(model, state))
+        state = dict(convert_state_dict(model, dict(given)))
         if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
             state = convert_to_custom_text_state_dict(state)
         for key, own in (("logit_scale", model.logit_scale), ("logit_bias", model.logit_bias)):
@@ -106,8 +107,8 @@ def _load(model: nn.Module, given: Mapping[str, Tensor], path: Path, name: str) 
         resize_pos_embed(state, model)
         resize_text_pos_embed(state, model)
     except FORWARD_ERRORS:
-        state = dict(given)  # of another kind altogether: the keys say so
-    load_strictly(model, state, path, name)
+        return dict(given)  # of another kind altogether: the keys say so
+    return state
 
 
 def _sized(model: nn.Module, side: int | None, name: str) -> nn.Module:

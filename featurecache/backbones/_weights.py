@@ -1,57 +1,20 @@
-"""Reading weights files: safetensors, or pickles that hold nothing but tensors."""
+"""Weights as they are asked for and loaded: a seed or a file, whose names and shapes must be those of the model."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from featurecache.backbones._state_dicts import COUNTERS, Convert, Found, read_state_dict
 from featurecache.errors import ConfigError, WeightsError
+
+log = logging.getLogger(__name__)
 
 LISTED = 20
 """Keys of a state dict that a message lists before it counts the rest."""
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a weights file by name.
-
-    Raises:
-        WeightsError: it is missing, damaged, unsafe to read, or no state dict.
-    """
-    if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}. Give --weights FILE, or --weights random:SEED.")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path} cannot be read as safetensors: {error}") from None
-    return _unpickled(path)
-
-
-def _unpickled(path: Path) -> dict[str, Tensor]:
-    if zipfile.is_zipfile(path) and any(n.endswith("constants.pkl") for n in zipfile.ZipFile(path).namelist()):
-        raise WeightsError(
-            f"{path} is a TorchScript archive, which holds code. Save its state_dict() as safetensors instead."
-        )
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise WeightsError(
-            f"{path} was not read: it is damaged, or holds more than tensors ({reason}). Save it as safetensors."
-        ) from None
-    for key in ("state_dict", "model"):
-        if isinstance(value, dict) and isinstance(value.get(key), dict):
-            value = value[key]
-    if not isinstance(value, dict) or not value or not all(isinstance(v, Tensor) for v in value.values()):
-        raise WeightsError(f"{path} holds no state dict (names with tensors).")
-    return value
 
 
 def seed_of(weights: str | None) -> int | None:
@@ -74,8 +37,45 @@ def key_list(keys: Sequence[str]) -> str:
     return f"{len(keys)}: {', '.join(keys[:LISTED])}{more}"
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Load a state dict whose names and shapes must be exactly those of `module`.
+def weights_file(weights: str | None) -> Path | None:
+    """Return the file that --weights names; None where it names none, or a seed."""
+    return None if weights is None or seed_of(weights) is not None else Path(weights)
+
+
+def load_file_into(module: nn.Module, path: Path, name: str, convert: Convert | None = None) -> None:
+    """Load what a file holds of `module`, whatever it is wrapped in, and say what was unwrapped.
+
+    Args:
+        module: on the CPU.
+        path: of safetensors, or of what `torch.save` wrote.
+        name: of the model, for messages.
+        convert: names of older files to those of the module.
+
+    Raises:
+        WeightsError: the file cannot be read, or holds other names and shapes.
+    """
+    found = read_state_dict(path, list(module.state_dict()), convert)
+    load_strictly(module, found.state if convert is None else convert(found.state), path, name, found)
+    report(path, found.describe())
+
+
+def report(path: Path, *said: str) -> None:
+    """Say in one line what is read of a file that holds more than the weights."""
+    if any(said):
+        log.info("weights of %s: read %s", path, "; ".join(filter(None, said)))
+
+
+def load_strictly(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    path: Path,
+    name: str,
+    found: Found | None = None,
+    advise: Callable[[Sequence[str]], str] = lambda wrong: "",
+) -> None:
+    """Load a state dict whose names and shapes must be exactly those of `module`; counters of BatchNorm may lack.
+
+    `advise` says what to do about the keys that are wrong, where more is known than "give another file".
 
     Raises:
         WeightsError: they are not; lists missing, unexpected and misshapen keys.
@@ -85,10 +85,53 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path, na
         f"{key} {list(state[key].shape)}, not {list(own[key].shape)}"
         for key in own if key in state and state[key].shape != own[key].shape
     ]  # fmt: skip
-    parts = differing(sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys()), sizes)
-    if parts:
-        raise WeightsError(f"{path} does not hold the weights of {name}:\n  {parts}\nGive a file of this architecture.")
+    missing = sorted(key for key in own.keys() - state.keys() if not key.endswith(COUNTERS))
+    unexpected = sorted(state.keys() - own.keys())
+    if missing or unexpected or sizes:
+        advice = advise([*missing, *unexpected, *(size.partition(" ")[0] for size in sizes)])
+        raise WeightsError(refusal(path, name, missing, unexpected, sizes, found) + advice)
     module.load_state_dict(dict(state))
+
+
+def refusal(
+    path: Path, name: str, missing: Sequence[str], unexpected: Sequence[str], sizes: Sequence[str], found: Found | None
+) -> str:
+    """Return what is wrong with the keys of a file, what else the file holds, and the way out."""
+    parts = differing(missing, unexpected, sizes)
+    read = f"\n  read: {found.describe()}" if found and found.describe() else ""
+    held = f"\n  the file is {found.outline}" if found and found.outline else ""
+    return (
+        f"{path} does not hold the weights of {name}:\n  {parts}{read}{held}\nGive a file of this architecture."
+        f"{_advice(missing, unexpected)}"
+    )
+
+
+TRANSFORMERS = (
+    "embeddings.",
+    "encoder.layer",
+    "encoder.stages.",
+    "vision_model.",
+    "text_model.",
+    "layernorm.",
+    "embedder.",
+)
+"""What names of Hugging Face's transformers hold, and those of timm and open_clip do not."""
+
+
+def _advice(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+    theirs = [key for key in unexpected if any(word in key for word in TRANSFORMERS)]
+    if theirs and 2 * len(theirs) > len(unexpected):
+        return (
+            " These names are those of Hugging Face's transformers, which holds the same weights in another order: name the "
+            "model as timm or open_clip has it and leave --weights out, such as timm:vit_small_patch14_dinov2.lvd142m for "
+            "facebook/dinov2-small or open_clip:ViT-B-32/openai for openai/clip-vit-base-patch32. Asked for by its name on "
+            "the hub (--backbone OWNER/NAME), a model is answered with the name it has here."
+        )
+    norms = {key.partition(".")[0] for key in (*missing, *unexpected)}
+    if norms == {"norm", "fc_norm"}:
+        pool = "avg" if missing[0].startswith("norm.") else "token"
+        return f" Only the place of the last norm differs: give --backbone-option global_pool={pool}."
+    return ""
 
 
 def differing(missing: Sequence[str], unexpected: Sequence[str], sizes: Sequence[str]) -> str:

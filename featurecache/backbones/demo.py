@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from featurecache.backbones import Backbone, BackboneOptions
-from featurecache.backbones._weights import load_strictly, read_state_dict, seed_of
+from featurecache.backbones._weights import load_file_into, seed_of
 from featurecache.backbones._wrapping import wrap
 from featurecache.errors import BackboneError, ConfigError
 
@@ -43,6 +43,5 @@ def build(model_id: str, *, options: BackboneOptions) -> Backbone:
         module = VisionTransformer(**ARCHITECTURE)
     if seed is None:
         path = WEIGHTS if options.weights is None else Path(options.weights)
-        state = {name: value.float() for name, value in read_state_dict(path).items()}
-        load_strictly(module, state, path, "demo")
+        load_file_into(module, path, "demo")
     return wrap(module, name="demo", options=options, data_config=PREPROCESSING)

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from featurecache.backbones import Backbone, BackboneOptions
-from featurecache.backbones._weights import load_strictly, read_state_dict, seed_of
+from featurecache.backbones._weights import load_file_into, seed_of, weights_file
 from featurecache.backbones._wrapping import wrap
 from featurecache.errors import BackboneError, ConfigError, UnknownNameError
 from featurecache.registry import nearest
@@ -55,9 +55,9 @@ def build(model_id: str, *, options: BackboneOptions) -> Backbone:
             f"{name} returned {type(built).__name__}, but must return an nn.Module "
             "(timm's interface, or images to vectors) or a Backbone."
         )
-    if options.weights is not None and seed_of(options.weights) is None:
-        path = Path(options.weights)
-        load_strictly(built, read_state_dict(path), path, name)
+    path = weights_file(options.weights)
+    if path is not None:
+        load_file_into(built, path, name)
     own: dict[str, Any] = {"input_size": (3, 224, 224), **(getattr(built, "pretrained_cfg", None) or {})}
     return wrap(built, name=name, options=options, data_config=timm.data.resolve_data_config({}, pretrained_cfg=own))
 

@@ -8,6 +8,7 @@ not run.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch import nn
 from featurecache.backbones import Backbone, BackboneOptions
 from featurecache.backbones._skeletons import without_values
 from featurecache.backbones._timm_names import SOURCES, Named, resolve
-from featurecache.backbones._timm_weights import with_weights
+from featurecache.backbones._timm_weights import read_file, with_weights
+from featurecache.backbones._weights import weights_file
 from featurecache.backbones._wrapping import FORWARD_ERRORS, check_builds, fits, wrap
 from featurecache.errors import BackboneError, ConfigError
 
@@ -44,19 +46,32 @@ def build(model_id: str, *, options: BackboneOptions) -> Backbone:
         BackboneError, ConfigError: an option that this model cannot take.
     """
     named = resolve(model_id)
-    arguments = _arguments(options)
-    found = _sized_at_once(named, arguments, options)
-    arguments, skeleton = found or _sized(named, arguments, _skeleton(named, arguments, options), options)
-    module = skeleton
-    if options.device != "meta":
-        create = partial(timm.create_model, named.full, **arguments)
+    arguments, skeleton = _described(named, options)
+    create = partial(timm.create_model, named.full, **arguments)
+    path = weights_file(options.weights)
+    if options.device == "meta":
+        module = skeleton
+    elif path is None:
         module = with_weights(create, named.full, skeleton, options.weights)
+    else:
+        given = read_file(create, skeleton, path)
+        if given.num_classes is not None and "num_classes" not in options.architecture:
+            options = replace(options, architecture={**options.architecture, "num_classes": given.num_classes})
+            arguments, skeleton = _described(named, options)
+        module = given.load(partial(timm.create_model, named.full, **arguments), named.full)
     config = dict(timm.data.resolve_model_data_config(skeleton))
     side = arguments.get("img_size", options.image_size)
     if side is not None:
         config["input_size"] = (3, *((side, side) if isinstance(side, int) else side))
     name = _recorded(named, skeleton, options)
     return wrap(module, name=name, asked=f"timm:{named.full}", options=options, data_config=config)
+
+
+def _described(named: Named, options: BackboneOptions) -> tuple[dict[str, Any], nn.Module]:
+    """Return the arguments and skeleton of what the options ask for."""
+    arguments = _arguments(options)
+    found = _sized_at_once(named, arguments, options)
+    return found or _sized(named, arguments, _skeleton(named, arguments, options), options)
 
 
 def _recorded(named: Named, skeleton: nn.Module, options: BackboneOptions) -> str:
