@@ -28,7 +28,10 @@ def requested(backbone: Backbone, layers: str, tokens: str, *, logits: bool = Fa
     if len({kind.partition(":")[0] for kind in kinds}) < len(kinds):
         raise BackboneError(f"--tokens {tokens} names one kind twice, but a store holds one grid of patches. Name one.")
     if logits and not backbone.num_logits:
-        raise BackboneError(f"{backbone.name} has no classifier, so there are no logits. Leave --logits out.")
+        raise BackboneError(
+            f"{backbone.name} has no classifier, so there are no logits. Leave --logits out, or give --weights a file that "
+            "holds one (and --backbone-option num_classes its classes, not 0)."
+        )
     return Request(
         layers=indices,
         tokens=tuple(sorted(kinds)) if indices else (),

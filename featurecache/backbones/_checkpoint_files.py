@@ -34,6 +34,11 @@ PLAIN = frozenset({
 """What training scripts write of Python's own library and of torch; stand-ins take its place."""
 NUMPY = frozenset({"scalar", "dtype", "ndarray", "_reconstruct"})
 """What numbers and arrays of NumPy are pickled as; they are read as what they are."""
+DTYPES = {
+    f"numpy.dtypes.{name}": kind for name, kind in vars(np.dtypes).items()
+    if isinstance(kind, type) and issubclass(kind, np.dtype) and kind is not np.dtypes.ObjectDType
+}  # fmt: skip
+"""Classes of which NumPy's dtypes are, by name; objects, which could be anything, are not among them."""
 PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
 OTHER = {
     b"\x1f\x8b": "a gzip archive", b"\x89HDF": "an HDF5 file, as Keras writes", b"BZh": "a bzip2 archive",
@@ -94,9 +99,9 @@ def kind_of(path: Path) -> str:
         )
     if len(start) > 8 and start[8:9] == b"{" and 8 + int.from_bytes(start[:8], "little") <= max(size, 2**20):
         return "safetensors"
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and start.startswith((b"PK", b"\x80")):
         raise WeightsError(
-            f"{path} cannot be read as safetensors: {_seen(start)}. Download it again, or rename it to .pth."
+            f"{path} cannot be read as safetensors: torch.save wrote it, or it is an archive. Rename it to .pth."
         )
     if start.startswith(b"PK"):
         _check_archive(path, size)
@@ -109,8 +114,6 @@ def kind_of(path: Path) -> str:
 
 def _seen(start: bytes) -> str:
     named = next((name for magic, name in OTHER.items() if start.startswith(magic)), None)
-    if start.startswith((b"PK", b"\x80")):
-        return "it was written by torch.save or is a zip archive"
     if start[257:262] == b"ustar":
         named = "a tar archive"
     if named:
@@ -182,6 +185,9 @@ def _add_stand_in(stand_ins: dict[str, Any], message: str) -> bool:
         made = None if name in stand_ins else _stand_in(name)
         stand_ins |= {} if made is None else {name: made}
         return made is not None
+    if "numpy.dtypes." in message and "numpy.dtypes.Float64DType" not in stand_ins:
+        stand_ins |= DTYPES
+        return True
     # torch fills nothing but dicts and lists themselves, so that these stand in for what is filled like them
     found = re.search(r"Can only (SETITEM|append).*but got <class '(?:\w+\.)*?_checkpoint_files\.(.+?)'>", message)
     if found is None or found[2] not in stand_ins:
@@ -222,21 +228,21 @@ def _of_numpy(name: str) -> Any:
     last = name.rpartition(".")[2]
     if last in NUMPY and name in (f"numpy.{last}", f"numpy.core.multiarray.{last}", f"numpy._core.multiarray.{last}"):
         return getattr(np, last, None) or getattr(np._core.multiarray, last)
-    kind = getattr(np.dtypes, last, None) if name.startswith("numpy.dtypes.") else getattr(np, last, None)
+    kind = DTYPES.get(name) or getattr(np, last, None)
     return kind if isinstance(kind, type) and issubclass(kind, (np.generic, np.dtype)) else None
 
 
 def _refusal(path: Path, message: str) -> str:
     found = re.search(r"GLOBAL (\S+)", message)
     if not found:
-        reason = message.split("\n")[0]
+        reason = message.partition("WeightsUnpickler error:")[2].strip() or message
         return (
-            f"{path} was not read: it is damaged, or holds more than tensors ({reason}). Download it again, or save its "
-            "state dict as safetensors."
+            f"{path} was not read: it is damaged, or holds more than tensors ({reason.splitlines()[0]}). Download it again, or "
+            "load it in the program that made it and save model.state_dict() alone."
         )
     name = found[1] if "." in found[1] else f"builtins.{found[1]}"
-    whole = "a whole module, which is code, and not only its tensors" if name.startswith("torch.nn.") else "code"
+    kind = "part of a whole module, saved with its code" if name.startswith("torch.nn.") else "code"
     return (
-        f"{path} was not read: it holds more than tensors: {name}, which is {whole}. Where you made it yourself, load it in "
+        f"{path} was not read: it holds more than tensors: {name}, which is {kind}. Where you made it yourself, load it in "
         "the program that did, and save model.state_dict() alone."
     )

@@ -90,6 +90,8 @@ class FileWeights:
         with torch.random.fork_rng(devices=[]), _loading(loader):
             try:
                 module = create(pretrained=True, pretrained_cfg_overlay=_overlay(self.path))
+            except WeightsError:
+                raise
             except FILTER_ERRORS as error:
                 own = create(pretrained=False).state_dict().keys()
                 missing, unexpected = sorted(own - self.found.state.keys()), sorted(self.found.state.keys() - own)
@@ -97,7 +99,7 @@ class FileWeights:
                 raise WeightsError(
                     f"{refusal(self.path, f'timm:{name}', missing, unexpected, (), self.found)} ({reason})"
                 ) from None
-        report(self.path, self.found.describe(), *self._remarks())
+        report(self.path, self.found, *self._remarks())
         return module
 
     def _advice(self, model: nn.Module, wrong: Sequence[str]) -> str:
@@ -113,9 +115,9 @@ class FileWeights:
 
     def _remarks(self) -> Iterator[str]:
         if self.extras:
-            yield f"not {listed(sorted(self.extras))}, which the model has no use for"
+            yield f"{listed(sorted(self.extras))} left out, which the model has no use for"
         if self.num_classes == 0:
-            yield "there is no classifier in it, so the model has none (--backbone-option num_classes=0)"
+            yield "no classifier is in it, so the model has none (--backbone-option num_classes=0)"
         elif self.num_classes is not None:
             yield f"its classifier has {self.num_classes} classes, and so has the model (--backbone-option num_classes={self.num_classes})"
 

@@ -56,13 +56,15 @@ def load_file_into(module: nn.Module, path: Path, name: str, convert: Convert | 
     """
     found = read_state_dict(path, list(module.state_dict()), convert)
     load_strictly(module, found.state if convert is None else convert(found.state), path, name, found)
-    report(path, found.describe())
+    report(path, found)
 
 
-def report(path: Path, *said: str) -> None:
-    """Say in one line what is read of a file that holds more than the weights."""
-    if any(said):
-        log.info("weights of %s: read %s", path, "; ".join(filter(None, said)))
+def report(path: Path, found: Found, *remarks: str) -> None:
+    """Say in one line what is read of a file that holds more, or less, than the weights of the model."""
+    read = found.describe()
+    said = ([f"read {read}"] if read else []) + list(remarks)
+    if said:
+        log.info("weights of %s: %s", path, "; ".join(said))
 
 
 def load_strictly(

@@ -120,13 +120,13 @@ def test_one_absent_tensor_is_enough_whatever_loader_the_family_has(name, tmp_pa
     assert gone in refusal(tmp_path / "part.safetensors", name)
 
 
-def test_a_file_of_other_classes_names_the_option_that_would_take_it(tmp_path):
+def test_a_file_of_other_classes_is_taken_with_them_as_by_the_option(tmp_path):
     save_file(timm.create_model(MODEL, num_classes=7).state_dict(), tmp_path / "seven.safetensors")
 
-    assert "Only the classifier differs: give --backbone-option num_classes=N" in refusal(
-        tmp_path / "seven.safetensors"
-    )
-    assert loaded(tmp_path / "seven.safetensors", architecture={"num_classes": 7}).num_logits == 7
+    by_itself, told = (loaded(tmp_path / "seven.safetensors", architecture=a) for a in ({}, {"num_classes": 7}))
+
+    assert by_itself.num_logits == told.num_logits == 7
+    assert by_itself.identity == told.identity
 
 
 def test_a_pickle_with_code_is_refused_and_its_code_does_not_run(tmp_path):
