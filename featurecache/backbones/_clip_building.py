@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from featurecache.backbones import BackboneOptions
 from featurecache.backbones._checkpoint_files import kind_of
 from featurecache.backbones._clip_names import Named
+from featurecache.backbones._downloading import hub, reaching
 from featurecache.backbones._skeletons import without_values
 from featurecache.backbones._weights import load_file_into, seed_of
 from featurecache.backbones._wrapping import FORWARD_ERRORS
@@ -84,15 +85,16 @@ def _built(name: str, config: Mapping[str, Any], seed: int) -> nn.Module:
 
 def _downloaded(named: Named) -> Path:
     place = named.pretrained.get("hf_hub")
-    where = f"https://huggingface.co/{place}" if place else str(named.pretrained.get("url"))
+    where = f"{hub()}/{place}" if place else str(named.pretrained.get("url"))
     log.info("weights of open_clip:%s: from %s, unless they are in the cache already", named.full, where)
-    try:
-        return Path(open_clip.download_pretrained(dict(named.pretrained)))
-    except Exception as error:  # each transport of the hub raises errors of its own kind
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise WeightsError(
-            f"the weights of open_clip:{named.full} cannot be had from {where} ({reason}). {WAY_OUT}"
-        ) from error
+    with reaching(where) as unreachable:
+        try:
+            return Path(open_clip.download_pretrained(dict(named.pretrained)))
+        except Exception as error:  # each transport of the hub raises errors of its own kind
+            reason = unreachable or f"{type(error).__name__}: {error}".splitlines()[0]
+            raise WeightsError(
+                f"the weights of open_clip:{named.full} cannot be had from {where} ({reason}). {WAY_OUT}"
+            ) from error
 
 
 def _converted(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from featurecache.backbones import _prompts
 from featurecache.backbones._arithmetic import arithmetic
 from featurecache.backbones._clip_towers import matrix_of, tower_of
+from featurecache.backbones._downloading import hub, reaching
 from featurecache.errors import BackboneError
 
 Tokenize = Callable[[list[str]], Tensor]
@@ -107,15 +109,19 @@ def _sequences(found: dict[str, Any]) -> list[Tensor]:
     return layers if suffixes is None else [torch.cat(pair, 1) for pair in zip(layers, suffixes, strict=True)]
 
 
-def lazy_tokenizer(make: Callable[[], Tokenize]) -> Tokenize:
+def lazy_tokenizer(make: Callable[[], Tokenize], *, is_on_hub: bool = True) -> Tokenize:
     """Return a tokenizer that is made when it is first used: most runs have no texts, and some tokenizers are downloads."""
 
     @cache
     def made() -> Tokenize:
-        try:
-            return make()
-        except Exception as error:  # each transport of the hub raises errors of its own kind
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise BackboneError(f"the tokenizer of this text tower cannot be had ({reason}).") from error
+        with reaching(hub()) if is_on_hub else nullcontext("") as unreachable:
+            try:
+                return make()
+            except Exception as error:  # each transport of the hub raises errors of its own kind
+                reason = unreachable or f"{type(error).__name__}: {error}".splitlines()[0]
+                raise BackboneError(
+                    f"the tokenizer of this text tower cannot be had ({reason}). It is needed for --prompts only: give --prompts "
+                    "none, or fetch it where there is a network."
+                ) from error
 
     return lambda texts: made()(texts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from featurecache.backbones._downloading import hub, reaching
 from featurecache.backbones._skeletons import without_values
 from featurecache.backbones._state_dicts import COUNTERS, Found, State, listed, read_state_dict
 from featurecache.backbones._weights import load_strictly, refusal, report, seed_of
@@ -55,13 +56,17 @@ def _downloaded(create: Create, name: str, skeleton: nn.Module) -> nn.Module:
     way_out = "Give --weights FILE, or --weights random:SEED."
     if place is None:
         raise WeightsError(f"timm has no weights for {name}. {way_out}")
-    where = f"https://huggingface.co/{place}" if config.get("hf_hub_id") else place
+    is_hub = bool(config.get("hf_hub_id"))
+    where = f"{hub()}/{place}" if is_hub else place
     log.info("weights of timm:%s: from %s, unless they are in the cache already", name, where)
-    try:
-        return create(pretrained=True)
-    except Exception as error:  # each transport of the hub raises errors of its own kind
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise WeightsError(f"the weights of timm:{name} cannot be had from {where} ({reason}). {way_out}") from error
+    with reaching(where) if "://" in where else nullcontext("") as unreachable:
+        try:
+            return create(pretrained=True)
+        except Exception as error:  # each transport of the hub raises errors of its own kind
+            reason = unreachable or f"{type(error).__name__}: {error}".splitlines()[0]
+            raise WeightsError(
+                f"the weights of timm:{name} cannot be had from {where} ({reason}). {way_out}"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,9 @@ def build(model_id: str, *, options: BackboneOptions) -> Backbone:
     name = named.architecture if options.weights is not None else named.full
     text = ClipText(
         model=model,
-        tokenize=lazy_tokenizer(partial(named.tokenizer, config)),
+        tokenize=lazy_tokenizer(
+            partial(named.tokenizer, config), is_on_hub=bool(config["text_cfg"].get("hf_tokenizer_name"))
+        ),
         normed=options.norm == "final",
         precision=options.precision,
     )

@@ -8,6 +8,7 @@ not run.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from featurecache.backbones import Backbone, BackboneOptions
+from featurecache.backbones._downloading import hub, reaching
 from featurecache.backbones._skeletons import without_values
 from featurecache.backbones._timm_names import SOURCES, Named, resolve
 from featurecache.backbones._timm_weights import read_file, with_weights
@@ -71,7 +73,13 @@ def _described(named: Named, options: BackboneOptions) -> tuple[dict[str, Any], 
     """Return the arguments and skeleton of what the options ask for."""
     arguments = _arguments(options)
     found = _sized_at_once(named, arguments, options)
-    return found or _sized(named, arguments, _skeleton(named, arguments, options), options)
+    if found:
+        return found
+    skeleton = _skeleton(named, arguments, options)
+    if not _is_on_hub(named):
+        return _sized(named, arguments, skeleton, options)
+    with reaching(hub()):  # its configuration is in the cache now, and the library would ask for it again all the same
+        return _sized(named, arguments, skeleton, options)
 
 
 def _recorded(named: Named, skeleton: nn.Module, options: BackboneOptions) -> str:
@@ -98,14 +106,19 @@ def _arguments(options: BackboneOptions) -> dict[str, Any]:
 def _skeleton(named: Named, arguments: Mapping[str, Any], options: BackboneOptions) -> nn.Module:
     if not named.full.startswith(SOURCES):
         return check_builds(lambda: _on_meta(named, arguments), f"timm:{named.full}", options.architecture)
-    try:
-        return _on_meta(named, arguments)
-    except Exception as error:  # each transport of the hub raises errors of its own kind
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise BackboneError(
-            f"the configuration of {named.full} cannot be had, or does not fit ({reason}). Offline, name the "
-            "architecture, timm:NAME, and give --weights FILE or --weights random:SEED."
-        ) from error
+    with reaching(hub()) if _is_on_hub(named) else nullcontext("") as unreachable:
+        try:
+            return _on_meta(named, arguments)
+        except Exception as error:  # each transport of the hub raises errors of its own kind
+            reason = unreachable or f"{type(error).__name__}: {error}".splitlines()[0]
+            raise BackboneError(
+                f"the configuration of {named.full} cannot be had, or does not fit ({reason}). Offline, name the "
+                "architecture, timm:NAME, and give --weights FILE or --weights random:SEED."
+            ) from error
+
+
+def _is_on_hub(named: Named) -> bool:
+    return named.full.startswith(SOURCES) and not named.full.startswith("local-dir:")
 
 
 def _on_meta(named: Named, arguments: Mapping[str, Any]) -> nn.Module:

@@ -168,6 +168,7 @@ def test_a_download_that_fails_names_the_place_and_the_way_out(monkeypatch):
     def unreachable(*_: object, **__: object) -> None:
         raise ConnectionError("the network is down")
 
+    monkeypatch.setattr("featurecache.backbones._downloading.why_unreachable", lambda url: "")
     monkeypatch.setattr(open_clip, "download_pretrained", unreachable)
 
     with pytest.raises(
@@ -180,6 +181,7 @@ def test_a_download_that_fails_names_the_place_and_the_way_out(monkeypatch):
 
 def test_a_download_says_what_from_where_and_is_read_as_safely_as_any_file(monkeypatch, tmp_path, caplog):
     path = torchscript(tmp_path / "ViT-B-32.pt")
+    monkeypatch.setattr("featurecache.backbones._downloading.why_unreachable", lambda url: "")
     monkeypatch.setattr(open_clip, "download_pretrained", lambda config: str(path))
 
     with caplog.at_level(logging.INFO, logger="featurecache"), pytest.raises(WeightsError, match="TorchScript archive"):
@@ -192,6 +194,7 @@ def test_the_weights_of_a_tag_give_their_name_to_the_backbone(monkeypatch, tmp_p
     options = BackboneOptions(weights="random:0", architecture={"vision_cfg.layers": 1, "text_cfg.layers": 1})
     drawn = load_backbone("open_clip:ViT-S-32-alt", options)
     save_file(drawn.module.state_dict(), tmp_path / "weights.safetensors")
+    monkeypatch.setattr("featurecache.backbones._downloading.why_unreachable", lambda url: "")
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"hf_hub": "somewhere/"})
     monkeypatch.setattr(open_clip, "download_pretrained", lambda config: str(tmp_path / "weights.safetensors"))
 

@@ -100,6 +100,7 @@ def test_a_hub_name_without_a_network_names_the_way_out(monkeypatch):
     def unreachable(*_: object, **__: object) -> None:
         raise ConnectionError("the network is down")
 
+    monkeypatch.setattr("featurecache.backbones._downloading.why_unreachable", lambda url: "")
     monkeypatch.setattr("timm.models._factory.load_model_config_from_hf", unreachable)
 
     with pytest.raises(BackboneError, match=r"hf-hub:someone/model cannot be had.*network is down.*--weights FILE"):

@@ -185,6 +185,7 @@ def test_a_download_that_fails_names_the_place_and_the_way_out(monkeypatch):
     def unreachable(*_: object, **__: object) -> None:
         raise ConnectionError("the network is down")
 
+    monkeypatch.setattr("featurecache.backbones._downloading.why_unreachable", lambda url: "")
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
 
     with pytest.raises(WeightsError, match=r"from https://huggingface.co/timm/.*\(.*network is down\).*--weights FILE"):
