@@ -140,11 +140,32 @@ def load_backbone(name: str, options: BackboneOptions | None = None) -> Backbone
     """
     source, colon, model_id = name.partition(":")
     is_bare = not colon and source.replace("-", "_") not in BACKBONES.names()
-    if is_bare or source in ("hf-hub", "local-dir"):
+    if source in ("hf-hub", "hf_hub") and not model_id.startswith("timm/"):
+        _refuse_foreign(model_id)
+    if is_bare or source in ("hf-hub", "hf_hub", "local-dir"):
         source, model_id = "timm", name
     try:
         built: Backbone = BACKBONES.load(source).build(model_id, options=options or BackboneOptions())
     except UnknownNameError as error:
+        _refuse_foreign(name)
         meant = nearest(name, BACKBONES.names()) if is_bare else ""
+        if is_bare and "/" in name:
+            meant += (
+                f" A repository of Hugging Face's hub is read as hf-hub:{name} where its files are timm's; of models in the form "
+                "of transformers, the same weights have a name in timm or open_clip."
+            )
         raise UnknownNameError(f"{error}{meant}") from None
     return built
+
+
+def _refuse_foreign(name: str) -> None:
+    """Refuse what the model is called elsewhere, with its name here.
+
+    Raises:
+        UnknownNameError: it is such a name.
+    """
+    from featurecache.backbones._hub_names import describe_foreign
+
+    meant = describe_foreign(name)
+    if meant:
+        raise UnknownNameError(f"there is no backbone {name!r}: {meant}") from None

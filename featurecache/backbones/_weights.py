@@ -126,7 +126,7 @@ def _advice(missing: Sequence[str], unexpected: Sequence[str]) -> str:
         return (
             " These names are those of Hugging Face's transformers, which holds the same weights in another order: name the "
             "model as timm or open_clip has it and leave --weights out, such as timm:vit_small_patch14_dinov2.lvd142m for "
-            "facebook/dinov2-small or open_clip:ViT-B-32/openai for openai/clip-vit-base-patch32. Asked for by its name on "
+            "facebook/dinov2-small or open_clip:ViT-B-32-quickgelu/openai for openai/clip-vit-base-patch32. Asked for by its name on "
             "the hub (--backbone OWNER/NAME), a model is answered with the name it has here."
         )
     norms = {key.partition(".")[0] for key in (*missing, *unexpected)}

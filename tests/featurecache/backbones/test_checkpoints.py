@@ -276,7 +276,7 @@ def test_clip_in_names_of_transformers_is_recognised_by_open_clip_too(tmp_path):
 
     for name in ("open_clip:ViT-S-32-alt", "timm:vit_tiny_patch16_224"):
         message = refusal(tmp_path / "model.safetensors", name)
-        assert "text_model.encoder.layers.0" in message and "open_clip:ViT-B-32/openai" in message
+        assert "text_model.encoder.layers.0" in message and "open_clip:ViT-B-32-quickgelu/openai" in message
 
 
 @pytest.mark.parametrize(("name", "content", "said"), [
