@@ -27,7 +27,15 @@ from pipelines.training.problem import Problem, problems_of
 from pipelines.training.settings import Training
 from pipelines.trialling.leaks import remarks_on
 from pipelines.trialling.results import results_of, tables, write_results
-from pipelines.trialling.trialling import Work, carry_out, cells_in, source_of, speaks_of_classes
+from pipelines.trialling.trialling import (
+    Work,
+    carry_out,
+    cells_in,
+    check_arrays,
+    describe_arrays,
+    source_of,
+    speaks_of_classes,
+)
 
 log = logging.getLogger("featurecache")
 
@@ -106,6 +114,7 @@ def run(config: RunProtocolConfig) -> ProtocolReport:
     config = replace(config, device=str(resolve_device(config.device)))
     stores = [open_store(place) for place in config.stores]
     works = planned(asked, stores, config)
+    check_arrays(works)
     if is_done(config.out, _wanted(asked, stores, config)):
         return ProtocolReport(config.out, read_run(config.out)[1], repeated=True)
     try:
@@ -232,7 +241,7 @@ def run_protocol(asked: Asked, works: Sequence[Work], config: RunProtocolConfig)
     results = results_of(asked.full, works)
     record = {
         "protocol": asked.full, "heads": config.named_heads, "stores": [str(place) for place in config.stores], **results,
-        "remarks": remarks, "environment": environment(), "seconds": watch.elapsed,
+        "remarks": [*remarks, *describe_arrays(works)], "environment": environment(), "seconds": watch.elapsed,
     }  # fmt: skip
     record["files"] = write_results(config.out, record, works[0].plan.curve)
     write_record(config.out, record)

@@ -56,6 +56,37 @@ class Work:
         return (self.folder / trial.name / RECORD).exists()
 
 
+def check_arrays(works: Sequence[Work]) -> None:
+    """Refuse to mix trials that read one array with trials that read another, as versions before "last" was the embedding did.
+
+    Raises:
+        RunError: names both, and the way out.
+    """
+    for work in works:
+        known = [list(cell.arrays) for cell in work.cells]
+        for trial in filter(work.done, work.plan.trials):
+            read = json.loads((work.folder / trial.name / RECORD).read_text()).get("arrays")
+            if read is not None and read not in known:
+                raise RunError(
+                    f"{work.folder / trial.name} read {', '.join(read)}, and {work.head} reads {', '.join(known[0])} now. Give "
+                    "another --out, or the --layers of that run."
+                )
+
+
+def describe_arrays(works: Sequence[Work]) -> list[str]:
+    """Return which arrays each head reads of which store, one line a store, heads that read the same together."""
+    lines = []
+    for title in dict.fromkeys(work.title for work in works):
+        heads: dict[str, list[str]] = {}
+        for work in (work for work in works if work.title == title):
+            arrays = [name.removeprefix("layers/") for name in work.arrays]
+            words = ", ".join(arrays) if len(arrays) < 4 else f"{arrays[0]} to {arrays[-1]} ({len(arrays)} arrays)"
+            heads.setdefault(words, []).append(work.head)
+        said = [f"{words} by {', '.join(found)}" for words, found in heads.items()]
+        lines.append(f"read of {title}: {'; '.join(said)}")
+    return lines
+
+
 def carry_out(work: Work) -> Iterator[Trial]:
     """Finish every trial that is not; yields each when its record is written.
 
