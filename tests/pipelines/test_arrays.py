@@ -18,6 +18,8 @@ from pipelines._arrays import compare_live, compare_stored, select_arrays
 from pipelines.estimator import HeadClassifier
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as train
+from pipelines.train_online import TrainOnlineConfig
+from pipelines.train_online import run as train_online
 from tests.featurecache.backbones.clip_samples import RESNET, TIMM, VIT, written
 from tests.featurecache.backbones.second_route import embedding_of, images_for
 from tests.pipelines.pictures import CLASSES, pictures, store_of
@@ -222,6 +224,25 @@ def test_stored_rows_tell_what_last_is_and_verbs_read_it(backbone, settings, exp
     assert np.array_equal(store.read(array, rows), store.read("embedding", rows))
     assert [list(load_head(tmp_path / head)[1].shapes) for head in ("ridge", "linear")] == [[expected]] * 2
     assert HeadClassifier("ridge").fit(path).names_ == (expected,)
+
+
+@pytest.mark.parametrize("backbone", ["timm:test_efficientnet", "timm:test_vit3", "timm:test_vit", "timm:test_resnet"])
+def test_last_is_the_same_vector_offline_and_online(backbone, tmp_path):
+    photos = pictures(tmp_path / "photos", dict.fromkeys(CLASSES, 6))
+    path = store_of(photos, tmp_path / "x.zarr", backbone=backbone, weights="random:0", dtype="float32")
+    shared = {"head": "ridge", "quiet": True}
+
+    offline = train(TrainHeadConfig(store=path, out=tmp_path / "offline", **shared)).record
+    online = train_online(
+        TrainOnlineConfig(
+            data=str(photos), backbone=backbone, weights="random:0", peft="none", out=tmp_path / "online", **shared
+        )
+    ).record
+
+    assert offline["arrays"] == online["arrays"]
+    stored = open_store(path)
+    assert np.array_equal(stored.read(offline["arrays"][0], np.arange(6)), stored.read("embedding", np.arange(6)))
+    assert offline["metrics"] == online["metrics"]
 
 
 def test_arrays_of_one_width_with_other_vectors_are_told_apart(tmp_path):

@@ -57,16 +57,17 @@ def test_a_holdout_of_one_seed_is_what_train_head_measures(store, tmp_path):
         read_trained(tmp_path / "protocol")
 
 
-def test_which_arrays_heads_read_is_said_and_trials_that_read_others_are_not_mixed_in(store, tmp_path):
-    asked = config("holdout?seed=0,1", store, tmp_path / "run", heads=("linear", "ridge", "lfa"))
+def test_which_arrays_heads_read_is_said_and_trials_that_read_others_are_not_mixed_in(tmp_path):
+    asked = config(
+        "holdout?seed=0,1", made_store(tmp_path / "pets.zarr"), tmp_path / "run", heads=("linear", "ridge", "lfa")
+    )
+
     report = run(asked)
 
-    assert report.record["remarks"][-1] == ("read of pets: embedding by linear, ridge; cls/00, cls/01 by lfa")
+    assert report.record["remarks"][-1] == "read of pets: embedding by linear, ridge; cls/00, cls/01 by lfa"
     one = tmp_path / "run/trials/pets/ridge/seed-1/record.json"
     one.write_text(one.read_text().replace('"embedding"', '"layers/cls/01"'))
-    with pytest.raises(
-        RunError, match=r"ridge/seed-1 read layers/cls/01, and ridge reads embedding now. Give another --out"
-    ):
+    with pytest.raises(RunError, match=r"seed-1 read layers/cls/01, and ridge reads embedding now. Give another --out"):
         run(asked)
 
 
