@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -48,25 +49,37 @@ def build(model_id: str, *, options: BackboneOptions) -> Backbone:
         BackboneError, ConfigError: an option that this model cannot take.
     """
     named = resolve(model_id)
-    arguments, skeleton = _described(named, options)
-    create = partial(timm.create_model, named.full, **arguments)
     path = weights_file(options.weights)
-    if options.device == "meta":
-        module = skeleton
-    elif path is None:
-        module = with_weights(create, named.full, skeleton, options.weights)
+    if path is not None and options.device != "meta":
+        options, arguments, skeleton, module = _from_file(named, options, path)
     else:
-        given = read_file(create, skeleton, path)
-        if given.num_classes is not None and "num_classes" not in options.architecture:
-            options = replace(options, architecture={**options.architecture, "num_classes": given.num_classes})
-            arguments, skeleton = _described(named, options)
-        module = given.load(partial(timm.create_model, named.full, **arguments), named.full)
+        arguments, skeleton = _described(named, options)
+        create = partial(timm.create_model, named.full, **arguments)
+        is_meta = options.device == "meta"
+        module = skeleton if is_meta else with_weights(create, named.full, skeleton, options.weights)
     config = dict(timm.data.resolve_model_data_config(skeleton))
     side = arguments.get("img_size", options.image_size)
     if side is not None:
         config["input_size"] = (3, *((side, side) if isinstance(side, int) else side))
     name = _recorded(named, skeleton, options)
     return wrap(module, name=name, asked=f"timm:{named.full}", options=options, data_config=config)
+
+
+def _from_file(
+    named: Named, options: BackboneOptions, path: Path
+) -> tuple[BackboneOptions, dict[str, Any], nn.Module, nn.Module]:
+    """Return the model with the weights of a file, with as many classes as the file has where the options name none.
+
+    With it the options that say so, its arguments and its skeleton.
+    """
+    arguments, skeleton = _described(named, options)
+    with reaching(hub()) if _is_on_hub(named) else nullcontext(""):
+        given = read_file(partial(timm.create_model, named.full, **arguments), skeleton, path)
+        if given.num_classes is not None and "num_classes" not in options.architecture:
+            options = replace(options, architecture={**options.architecture, "num_classes": given.num_classes})
+            arguments, skeleton = _described(named, options)
+        module = given.load(partial(timm.create_model, named.full, **arguments), named.full)
+    return options, arguments, skeleton, module
 
 
 def _described(named: Named, options: BackboneOptions) -> tuple[dict[str, Any], nn.Module]:
