@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -224,7 +224,9 @@ class LearningSource(LiveSource):
     def _of(self, images: list[Tensor]) -> dict[str, Tensor]:
         if not self._learns or not images:
             return super()._of(images)
-        return self._joined([self._computed(_cat(images), self.backbone.learn)])
+        batch = _cat(images)
+        with _kept_statistics(self.adapted.module) if len(batch) == 1 else nullcontext():
+            return self._joined([self._computed(batch, self.backbone.learn)])
 
     def groups(self) -> list[ParameterGroup]:
         """Return the parameters to train, one group for each rate."""
@@ -252,6 +254,20 @@ class LearningSource(LiveSource):
         """Return the buffers that follow the rows that were seen."""
         own, trained = self.adapted.module.state_dict(), self.adapted.trainable
         return [own[name] for name in self.adapted.kept if name not in trained and own[name].is_floating_point()]
+
+
+@contextmanager
+def _kept_statistics(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorms use their running statistics: one image, such as an odd last batch, has no spread of its own."""
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training]
+    norms = [norm for norm in norms if norm.running_mean is not None]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def _cut(rows: Rows, size: int) -> list[Rows]:

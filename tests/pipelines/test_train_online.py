@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from featurecache.checks import config_from
 from featurecache.errors import ConfigError, RunError, UnknownNameError, UnreadableSampleError
+from featurecache.peft import ADAPTED
 from featurecache.seeding import seed_of
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import open_store
@@ -31,6 +32,7 @@ from pipelines.training.distributed import ALONE
 from save_features import SaveFeaturesConfig
 from save_features import run as extract
 from tests.pipelines.online_samples import CLASSES, TINY, online, photos
+from tests.pipelines.pictures import pictures
 
 FULL = {"peft": "full", "head": "lfa", "head_option": {"start": "published"}, "backbone_lr": 1e-3}
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -321,3 +323,19 @@ def test_methods_are_listed_and_an_online_run_is_told_of(full):
     assert [one["name"] for one in found if not one["paper"]] == ["full", "linear", "none"]
     told = info(InfoConfig(store=full))
     assert ("backbone", "timm:test_vit") in told.tables()[0].rows
+
+
+@pytest.mark.parametrize("backbone", ["timm:test_resnet", "timm:test_efficientnet"])
+def test_an_odd_last_batch_of_one_image_goes_through_the_running_statistics_of_batch_norms(backbone, tmp_path):
+    folder = pictures(tmp_path / "photos/train", {"red": 3, "green": 3, "blue": 3})
+    pictures(folder.parent / "val", {"red": 1, "green": 1, "blue": 1}, first=20)
+    pictures(folder.parent / "test", {"red": 1, "green": 1, "blue": 1}, first=30)
+    asked = {"data": str(folder.parent), "backbone": backbone, "weights": "random:0", "image_size": 32, "peft": "full"}
+
+    record = run(
+        TrainOnlineConfig(**asked, head="linear", batch_size=8, epochs=1, out=tmp_path / "run", quiet=True)
+    ).record
+
+    assert record["rows"]["train"] == 9
+    moved = load_file(tmp_path / "run" / ADAPTED)
+    assert all(bool(torch.isfinite(values).all()) for values in moved.values())
