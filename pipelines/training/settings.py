@@ -49,7 +49,8 @@ class Learning(Optimising):
     head: str = "linear"
     """Which head to train; `featurecache list heads` names them."""
     layers: str | None = None
-    """Layers the head reads: last, an index, indices such as 0,3,6-11, embedding, mean, or concat; default: the head's own."""
+    """Layers the head reads: last (the backbone's embedding, as a layer's token where it is one), an index, indices such as
+    0,3,6-11, embedding, mean, or concat; default: the head's own."""
     tokens: str = "auto"
     """Kinds of token joined by +, of those that are there; auto is cls, else mean."""
     head_option: Mapping[str, Any] = field(default_factory=dict)
