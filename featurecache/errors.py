@@ -50,6 +50,10 @@ class UnreadableSampleError(DatasetError, OSError):
         return type(self), (self.sample_id, self.reason)
 
 
+class PictureMemoryError(FeatureCacheError, MemoryError):
+    """Too little memory for one picture; names it. Never skipped: another time there may be enough."""
+
+
 class BackboneError(FeatureCacheError, ValueError):
     """A backbone that cannot be built or asked for what was asked."""
 

@@ -38,6 +38,7 @@ LEVELS = (
         "costs",
         "registry",
         "decoders",
+        "rgb_conversion",
         "features",
         "files",
         "places",

@@ -7,7 +7,7 @@ A file of this room answers `open(spec, ...) -> ImageDataset`; the file name is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from featurecache.errors import ConfigError
 from featurecache.features import Task
 from featurecache.registry import Registry
+from featurecache.rgb_conversion import RgbConversion
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,14 +115,19 @@ def open_dataset(
     train, and that one may leave it when the class grows. `PATH?splits=none` and `PATH?domains=folders` or `none` say how
     folders are read.
     `task` says how labels are read where they could be read in several ways; None: as they look.
+    Behind a question mark may stand how pictures become RGB: `range=LOW..HIGH` (values of more than 8 bits that become 0
+    and 255), `alpha=white` or `black` (a ground for transparent pictures).
     `fingerprint` "content" reads every file once, "names" looks at none; the identity says which, if not "sizes".
 
     Raises:
         DatasetNotFoundError, DatasetError, UnknownNameError.
     """
-    name, argument = _resolve(str(spec))
+    from featurecache.datasets._pixels import read_pixel_options, with_pixels
+
+    bare, convert = read_pixel_options(str(spec))
+    name, argument = _resolve(bare)
     opened: ImageDataset = DATASETS.load(name).open(argument, split_seed=split_seed, task=task, fingerprint=fingerprint)
-    return opened
+    return with_pixels(opened, convert)
 
 
 def fingerprint_of_rows(dataset: ImageDataset, rows: Sequence[int]) -> str:
@@ -159,7 +165,14 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES)
 
 
-def read_image(path: Path) -> Image:
+def with_rgb_conversion(dataset: ImageDataset, convert: RgbConversion) -> ImageDataset:
+    """Return a data set of files with its pictures converted so, unless its own spec says how; any other as it is."""
+    read: Any = dataset.read
+    own = getattr(read, "convert", None)
+    return replace(dataset, read=replace(read, convert=convert)) if own == RgbConversion() else dataset
+
+
+def read_image(path: Path, convert: RgbConversion | None = None) -> Image:
     """Return the picture in one file, RGB, decoded as those of a data set are.
 
     Raises:
@@ -167,7 +180,7 @@ def read_image(path: Path) -> Image:
     """
     from featurecache.datasets.image_folder import FolderReader
 
-    return FolderReader(Path(), [str(path)])(0)
+    return FolderReader(Path(), [str(path)], convert or RgbConversion())(0)
 
 
 def read_content(path: Path) -> bytes:

@@ -11,12 +11,13 @@ from PIL.Image import Image
 
 from featurecache.datasets import ARCHIVES, Fingerprint, ImageDataset
 from featurecache.datasets._arranging import Reading
-from featurecache.datasets._decoding import check_size, decode
+from featurecache.datasets._decoding import DEFAULT, check_size, decode
 from featurecache.datasets._layout import Listing, dataset_of, read_query
 from featurecache.datasets._members import Contents, Member, content, contents_of, first_bytes
 from featurecache.datasets._recognising import has_image_suffix, is_hidden, is_picture
 from featurecache.errors import DatasetError, DatasetNotFoundError, UnreadableSampleError
 from featurecache.features import Task
+from featurecache.rgb_conversion import RgbConversion
 
 DRIVE = re.compile("[A-Za-z]:/")
 """Start of an absolute path of Windows."""
@@ -29,10 +30,11 @@ class ArchiveReader:
     path: Path
     members: list[Member]
     paths: list[str]
+    convert: RgbConversion = DEFAULT
 
     def __call__(self, row: int) -> Image:
         """Return the RGB picture of one row."""
-        return decode(self.content(row), self.paths[row])
+        return decode(self.content(row), self.paths[row], self.convert)
 
     def content(self, row: int) -> bytes:
         """Return the unpacked bytes of one member."""

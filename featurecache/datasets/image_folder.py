@@ -12,11 +12,12 @@ from PIL.Image import Image
 
 from featurecache.datasets import Fingerprint, ImageDataset
 from featurecache.datasets._arranging import Reading
-from featurecache.datasets._decoding import check_size, decode
+from featurecache.datasets._decoding import DEFAULT, decode, read_regular_file
 from featurecache.datasets._layout import Listing, dataset_of, read_query
 from featurecache.datasets._recognising import has_image_suffix, is_hidden, is_picture
-from featurecache.errors import DatasetError, DatasetNotFoundError, UnreadableSampleError
+from featurecache.errors import DatasetError, DatasetNotFoundError
 from featurecache.features import Task
+from featurecache.rgb_conversion import RgbConversion
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +26,15 @@ class FolderReader:
 
     root: Path
     paths: list[str]
+    convert: RgbConversion = DEFAULT
 
     def __call__(self, row: int) -> Image:
         """Return the RGB picture of one row."""
-        return decode(self.content(row), self.paths[row])
+        return decode(self.content(row), self.paths[row], self.convert)
 
     def content(self, row: int) -> bytes:
         """Return the bytes of one file."""
-        sample_id = self.paths[row]
-        try:
-            with (self.root / sample_id).open("rb") as file:
-                check_size(os.fstat(file.fileno()).st_size, sample_id)
-                return file.read()
-        except UnreadableSampleError:
-            raise
-        except OSError as error:
-            raise UnreadableSampleError(sample_id, error.strerror or str(error)) from None
+        return read_regular_file(self.root / self.paths[row], self.paths[row])
 
 
 def open(

@@ -25,9 +25,11 @@ from featurecache.datasets._splits import divided, report_gaps
 from featurecache.errors import DatasetError, DatasetNotFoundError, UnreadableSampleError
 from featurecache.features import Task
 from featurecache.registry import nearest
+from featurecache.rgb_conversion import RgbConversion
 
 log = logging.getLogger("featurecache")
 
+CONVERT = RgbConversion()
 PARTS = ("train", "trainval", "val", "valid", "test")
 """What torchvision calls parts. "trainval" is taken where there is no "train": else its samples would be there twice."""
 TARGETS = ("targets", "labels", "_labels", "y")
@@ -47,7 +49,7 @@ class TorchvisionReader:
         """Return the RGB picture of one row, as torchvision decodes it."""
         part, index = self.places[row]
         try:
-            return self.parts[part][index][0].convert("RGB")  # type: ignore[no-any-return]
+            return CONVERT(self.parts[part][index][0])
         except Exception as error:  # on damaged files the loaders of torchvision raise nearly everything there is
             raise UnreadableSampleError(self.sample_ids[row], str(error) or type(error).__name__) from None
 

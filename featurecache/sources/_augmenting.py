@@ -20,12 +20,13 @@ from featurecache.backbones import Backbone
 from featurecache.checks import bind_options
 from featurecache.datasets import ImageDataset
 from featurecache.decoders import Decoder
-from featurecache.errors import ConfigError, UnknownNameError, UnreadableSampleError
+from featurecache.errors import ConfigError, UnknownNameError
 from featurecache.registry import nearest
 from featurecache.seeding import seed_of
 from featurecache.sources._fast_jpeg import pixels_of
 from featurecache.sources._filler import Filler, filler_of
 from featurecache.sources._pixels import Place, Preparation, preparation
+from featurecache.sources._problems import Found, explain_failure, note_of
 from featurecache.views import RECIPES, Views
 
 NONE, TIMM = "none", "timm"
@@ -55,20 +56,26 @@ class Drawing:
         """What reads the bytes of a row."""
         return self.clean.content
 
-    def __call__(self, item: Item, places: Sequence[Place]) -> UnreadableSampleError | None:
-        """Write a picture into `places[0]`, (3, H, W); return why that cannot be, with zeros in it."""
+    @property
+    def sample_id(self) -> Sequence[str]:
+        """Name of every row."""
+        return self.clean.sample_id
+
+    def __call__(self, item: Item, places: Sequence[Place]) -> Found:
+        """Write a picture into `places[0]`, (3, H, W); return as `Filler` does."""
         row, number = item
         if self.prepare is None or not number:
             return replace(self.clean, which=(number,))(row, places)
+        picture: Image.Image | None = None
         try:
             pixels = None if self.clean.fast is None else pixels_of(self.clean.content(row))
             picture = self.clean.read(row) if pixels is None else Image.fromarray(pixels)
             with _drawing_from(seed_of("augment", number, self.clean.sample_id[row])):
                 self.prepare(picture, places[0])
-        except UnreadableSampleError as error:
+            return note_of(picture, self.clean.sample_id[row])
+        except Exception as error:  # as in `Filler`
             places[0][...] = 0
-            return error
-        return None
+            return explain_failure(error, self.clean.sample_id[row], picture)
 
 
 def drawing(

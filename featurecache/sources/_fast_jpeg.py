@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from featurecache.sources._pixels import InPlace, Place, Preparation, keeps_rgb
+from featurecache.sources._sized import MOST_ELONGATED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,8 @@ class FastJpeg:
         import torch
         from torchvision.transforms.v2 import functional
 
-        if pixels.shape[0] > TALLEST * pixels.shape[1]:
+        height, width = pixels.shape[:2]
+        if height > TALLEST * width or width > MOST_ELONGATED * height:
             return False
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         image = functional.resize(image, [self.size], interpolation=self.interpolation, antialias=True)

@@ -12,9 +12,10 @@ from PIL import Image
 from featurecache.backbones import Backbone
 from featurecache.datasets import ImageDataset
 from featurecache.decoders import Decoder, check_decoder
-from featurecache.errors import ConfigError, UnreadableSampleError
+from featurecache.errors import ConfigError
 from featurecache.sources._fast_jpeg import FastJpeg, fast_jpeg, pixels_of
 from featurecache.sources._pixels import Place, Preparation, preparation
+from featurecache.sources._problems import Found, explain_failure, note_of
 from featurecache.views import Views
 
 
@@ -32,18 +33,26 @@ class Filler:
     which: tuple[int, ...]
     """Numbers of the views to give."""
 
-    def __call__(self, row: int, places: Sequence[Place]) -> UnreadableSampleError | None:
-        """Write the views of a row into `places`, one (3, H, W) each; return why that cannot be, with zeros in them."""
+    def __call__(self, row: int, places: Sequence[Place]) -> Found:
+        """Write the views of a row into `places`, one (3, H, W) each.
+
+        Return why that cannot be, with zeros in them, or what is to be known of the picture.
+
+        Raises:
+            BackboneError: the transform does not fit the backbone; names the picture.
+        """
+        picture: Image.Image | None = None
         try:
-            if not self._fill_fast(row, places):
-                views = self.views.of(self.read(row), self.sample_id[row], self.which)
-                for view, place in zip(views, places, strict=True):
-                    self.prepare(view, place)
-        except UnreadableSampleError as error:
+            if self._fill_fast(row, places):
+                return None
+            picture = self.read(row)
+            for view, place in zip(self.views.of(picture, self.sample_id[row], self.which), places, strict=True):
+                self.prepare(view, place)
+            return note_of(picture, self.sample_id[row])
+        except Exception as error:  # a transform may be anybody's code, and raise whatever it likes
             for place in places:
                 place[...] = 0
-            return error
-        return None
+            return explain_failure(error, self.sample_id[row], picture)
 
     def _fill_fast(self, row: int, places: Sequence[Place]) -> bool:
         pixels = None if self.fast is None else pixels_of(self.content(row))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from featurecache.errors import BackboneError
 from featurecache.sources._later import Later
-from featurecache.sources._sized import sized
+from featurecache.sources._sized import middle, resizes_shorter_side, sized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +55,8 @@ class Preparation:
     last: Callable[[object], object]
     """The last two steps, for whatever `first` made that is not a picture of the right size."""
     fast: InPlace | None
+    shorter_side: bool = False
+    """Whether the longer side may grow without bounds."""
 
     def __call__(self, picture: Picture, place: Place) -> None:
         """Write the transformed picture into `place`.
@@ -62,7 +64,7 @@ class Preparation:
         Raises:
             BackboneError: the transform gives another shape than the backbone says it takes.
         """
-        found = self.first(picture)
+        found = self.first(middle(picture) if self.shorter_side else picture)
         size = (place.shape[2], place.shape[1])
         if self.fast is not None and isinstance(found, Picture) and found.mode == "RGB" and found.size == size:
             self.fast(found, place)
@@ -84,18 +86,20 @@ def preparation(transform: Callable[[Picture], Tensor]) -> Preparation:
     import torch
     from torchvision.transforms import Compose, Normalize
 
-    steps = transform.transforms if isinstance(transform, Compose) else []
+    named = list(getattr(transform, "transforms", ()))
+    shorter = resizes_shorter_side(named)
+    steps = named if isinstance(transform, Compose) else []
     if len(steps) < 2 or not _is_known(steps[-2]) or type(steps[-1]) is not Normalize:
-        return Preparation(transform, _unchanged, None)
+        return Preparation(transform, _unchanged, None, shorter)
     first, last = Compose(steps[:-2]), Compose(steps[-2:])
     mean, std = (
         torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1).numpy() for v in (steps[-1].mean, steps[-1].std)
     )
     fast = InPlace(mean, std)
     if not _agrees(fast, last):
-        return Preparation(first, last, None)
+        return Preparation(first, last, None, shorter)
     usual = sized([step for step in steps[:-2] if not keeps_rgb(step)], first)
-    return Preparation(usual or first, Later(last), fast)
+    return Preparation(usual or first, Later(last), fast, shorter)
 
 
 def keeps_rgb(step: object) -> bool:

@@ -18,6 +18,33 @@ from featurecache.sources._later import Later
 PROBES = ((31, 20), (20, 33), (24, 24))
 """(width, height) of the pictures that both must make the same of."""
 
+MOST_ELONGATED = 256
+"""Longer side by shorter side, beyond which only the middle of a picture is resized: to a shorter side of 224 pixels one of
+60,000 x 1 would become 13 million pixels wide, of which a crop keeps 224."""
+
+
+def middle(picture: Image.Image) -> Image.Image:
+    """Return the middle of a picture that is longer than `MOST_ELONGATED` times its shorter side, any other as it is."""
+    shorter, longer = sorted(picture.size)
+    over = longer - MOST_ELONGATED * shorter
+    if over <= 0:
+        return picture
+    first, kept = over // 2, MOST_ELONGATED * shorter
+    if picture.width == longer:
+        return picture.crop((first, 0, first + kept, picture.height))
+    return picture.crop((0, first, picture.width, first + kept))
+
+
+def resizes_shorter_side(steps: Sequence[Any]) -> bool:
+    """Return whether one of the steps, of torchvision or timm, resizes by the shorter side and lets the longer one grow."""
+    for step in steps:
+        size = getattr(step, "size", None)
+        if type(step).__name__ == "Resize" and (isinstance(size, int) or (size is not None and len(size) == 1)):
+            return getattr(step, "max_size", None) is None
+        if type(step).__name__ == "ResizeKeepRatio" and getattr(step, "longest", 1) < 1:
+            return True
+    return False
+
 
 @dataclass(frozen=True, slots=True)
 class Sized:

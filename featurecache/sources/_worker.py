@@ -17,13 +17,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
-from featurecache.errors import UnreadableSampleError, WorkerError
+from featurecache.errors import WorkerError
 from featurecache.processes import serve
 from featurecache.sources._filler import Filler
+from featurecache.sources._problems import Found
 
 Ring = npt.NDArray[np.float32]
 """(slots, V, B, 3, H, W)."""
-Found = list[UnreadableSampleError | None]
+Current = npt.NDArray[np.int64]
+"""(workers, 2): process, and the row that it is at; each worker writes a line of its own."""
+NO_ROW = -1
 
 
 @dataclass
@@ -32,27 +35,40 @@ class _Inside:
 
     sent: Any
     ring: Ring
+    current: npt.NDArray[np.int64]
+    """(2,): this process, and the row that it is at."""
     filler: Filler | None = None
 
 
 _inside: list[_Inside] = []  # a pool can leave nothing with a process but in a global; one entry, in workers only
 
 
-def enter(sent: Any, memory: Any, shape: tuple[int, ...], limits: tuple[int | None, bool]) -> None:
-    """Begin a worker process."""
+def enter(
+    sent: Any, memory: Any, shape: tuple[int, ...], limits: tuple[int | None, bool], current: Any, begun: Any
+) -> None:
+    """Begin a worker process; `current` and `begun` are shared: `Current`, and how many workers have begun."""
     serve(threads=1)
     sys.path.append(os.getcwd())  # where backbones of one's own are found, last, as in the process that loads them
     Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limits
-    _inside.append(_Inside(sent, np.frombuffer(memory, np.float32).reshape(shape)))
+    with begun.get_lock():
+        number, begun.value = begun.value, begun.value + 1
+    line = np.frombuffer(current, np.int64).reshape(-1, 2)[number]
+    line[:] = os.getpid(), NO_ROW
+    _inside.append(_Inside(sent, np.frombuffer(memory, np.float32).reshape(shape), line))
 
 
-def fill(slot: int, first: int, rows: Sequence[Any]) -> Found:
-    """Fill places `first` and on of a slot with the images of some rows; return why each cannot be, or None."""
+def fill(slot: int, first: int, rows: Sequence[Any]) -> list[Found]:
+    """Fill places `first` and on of a slot with the images of some rows; return what is to be said of each, or None."""
     inside = _inside[0]
     if inside.filler is None:
         inside.filler = _unpacked(inside.sent)
     places = inside.ring[slot].swapaxes(0, 1)[first : first + len(rows)]
-    return [inside.filler(row, place) for row, place in zip(rows, places, strict=True)]
+    found: list[Found] = []
+    for row, place in zip(rows, places, strict=True):
+        inside.current[1] = row[0] if isinstance(row, tuple) else row
+        found.append(inside.filler(row, place))
+    inside.current[1] = NO_ROW
+    return found
 
 
 def _unpacked(sent: Any) -> Filler:

@@ -19,6 +19,7 @@ from featurecache.devices import cores
 from featurecache.errors import UnreadableSampleError
 from featurecache.progress import Stopwatch
 from featurecache.sources._filler import Filler, filler_of, packed
+from featurecache.sources._problems import Found, PictureNotes
 from featurecache.sources._workers import Workers
 from featurecache.views import Views
 
@@ -30,8 +31,8 @@ AHEAD = 2
 """Batches that are decoded before they are asked for, by workers or where the model runs on a device of its own. On a CPU,
 model and decoding threads would fight for the same cores: that took a fifth off the speed of both."""
 
-Batch = tuple[Tensor, list[UnreadableSampleError | None]]
-"""(V, B, 3, H, W) images, and for each row why it could not be read."""
+Batch = tuple[Tensor, list[Found]]
+"""(V, B, 3, H, W) images, and for each row why it could not be read, or what is to be known of it."""
 
 
 class Feed(Protocol):
@@ -99,7 +100,7 @@ def decoded(
     else:
         ahead = 0 if backbone.device.type == "cpu" else AHEAD
         feed = Threads(filler, backbone.input_size, threads or cores())
-    at_once = True
+    at_once, notes = True, PictureNotes()
     try:
         started = (feed.begin(rows) for rows in batches)
         waiting = deque(islice(started, ahead))
@@ -108,12 +109,14 @@ def decoded(
             finish = waiting.popleft()
             with watch.waiting("decode"):
                 images, found = finish()
-            skipped = {place: error.reason for place, error in enumerate(found) if error is not None}
-            if skipped and on_error == "stop":
-                raise next(error for error in found if error is not None)
-            yield rows, images, skipped
+            notes.add(found)
+            errors = {place: one for place, one in enumerate(found) if isinstance(one, UnreadableSampleError)}
+            if errors and on_error == "stop":
+                raise next(iter(errors.values()))
+            yield rows, images, {place: error.reason for place, error in errors.items()}
         at_once = False
     finally:
+        notes.report()
         feed.close(at_once=at_once)
 
 
@@ -129,7 +132,7 @@ class Threads:
         """Let a new batch be filled; what is returned waits for it."""
         images = torch.empty(len(self._filler.which), len(rows), *self._input_size)
         places = images.numpy().swapaxes(0, 1)
-        found: list[UnreadableSampleError | None] = [None] * len(rows)
+        found: list[Found] = [None] * len(rows)
         left = iter(range(len(rows)))
 
         def fill() -> None:

@@ -17,13 +17,14 @@ from featurecache.backbones import Backbone, Request
 from featurecache.datasets import ImageDataset
 from featurecache.decoders import Decoder
 from featurecache.devices import cores
-from featurecache.errors import BackboneError
+from featurecache.errors import BackboneError, UnreadableSampleError
 from featurecache.features import FeatureBatch
 from featurecache.peft import Adapted
 from featurecache.seeding import generator
 from featurecache.sources import Order, ParameterGroup
 from featurecache.sources._augmenting import Drawing, drawing
 from featurecache.sources._held import HeldImages
+from featurecache.sources._problems import PictureNotes
 from featurecache.sources._workers import Workers
 from featurecache.sources.cached import Ids, Walk, ordered
 from featurecache.sources.images import AHEAD, Feed, Threads
@@ -67,6 +68,7 @@ class LiveImages:
             self._ahead = 0 if backbone.device.type == "cpu" else AHEAD
             self._feed = Threads(filler, backbone.input_size, threads or cores())
         self._filler: Drawing = filler
+        self._notes = PictureNotes()
 
     def batches(self, pieces: Sequence[Rows], number: int = 0) -> Generator[Tensor]:
         """Yield (B, 3, H, W) images of every piece, as pass `number` sees them; 0 is the clean picture.
@@ -87,8 +89,10 @@ class LiveImages:
                     continue
                 waiting += islice(started, 1)
                 images, found = waiting.popleft()()
-                for error in filter(None, found):
-                    raise error
+                self._notes.add(found)
+                for one in found:
+                    if isinstance(one, UnreadableSampleError):
+                        raise one
                 if held is not None:
                     held.keep(piece, images[0])
                 yield images[0]
@@ -106,12 +110,16 @@ class LiveImages:
         """Decode every row once; return row -> why it cannot be read."""
         found: dict[int, str] = {}
         for piece in _cut(rows, self.batch):
-            errors = self._feed.begin([(int(row), 0) for row in piece])()[1]
-            found |= {int(row): error.reason for row, error in zip(piece, errors, strict=True) if error is not None}
+            seen = self._feed.begin([(int(row), 0) for row in piece])()[1]
+            self._notes.add(seen)
+            errors = ((int(row), one) for row, one in zip(piece, seen, strict=True))
+            found |= {row: one.reason for row, one in errors if isinstance(one, UnreadableSampleError)}
+        self._notes.report()
         return found
 
     def close(self, *, at_once: bool = False) -> None:
-        """End threads or processes."""
+        """End threads or processes, and report what is to be known of pictures."""
+        self._notes.report()
         self._feed.close(at_once=at_once)
 
 

@@ -27,7 +27,12 @@ from PIL import Image  # noqa: E402
 
 SUMS, NEEDED = "SHA256SUMS", ("predict.py", "config.json", "model.py", "model.safetensors")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".jp2")
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
+FORMATS = (
+    "JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "MPO", "ICO", "CUR", "ICNS", "DIB", "DDS",
+    "FTEX", "BLP", "PCX", "DCX", "PSD", "QOI", "SGI", "SUN", "XBM", "XPM", "XVTHUMB", "MSP", "IM", "FITS", "FLI", "GBR", "PIXAR",
+    "TGA",
+)  # fmt: skip
+DARK, HALF_A_LEVEL, MOST_ELONGATED = 4096, 1 / 510, 256
 
 
 class Refused(Exception):
@@ -66,21 +71,96 @@ def check(folder: Path, expect: str | None = None) -> None:
         raise Refused("refused, nothing was run:\n  " + "\n  ".join(wrong) + "\nCopy the whole folder again.")
 
 
-def opened(image: Any) -> Image.Image:
-    """Return a path or a PIL image as an RGB picture."""
-    if not isinstance(image, Image.Image):
-        try:
-            image = Image.open(io.BytesIO(Path(image).read_bytes()), formats=FORMATS)
-            image.load()
-        except Exception as error:  # on damaged bytes Pillow raises nearly everything there is
-            raise Refused(f"cannot read {image}: {error}") from None
+def opened(image: Any, pixels: dict) -> Image.Image:
+    """Return a path or a PIL image as an RGB picture; `pixels` says how more than 8 bits and transparency become RGB."""
+    name = str(image) if isinstance(image, (str, Path)) else "the image"
+    try:
+        if not isinstance(image, Image.Image):
+            if not Path(image).is_file():
+                raise Refused("it is not a file")
+            Image.init()
+            formats = [form for form in FORMATS if form in Image.OPEN]
+            image = Image.open(io.BytesIO(Path(image).read_bytes()), formats=formats)
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Refused(f"{image.width} x {image.height} pixels are too many to be decoded safely")
+        return converted(image, pixels)
+    except Exception as error:  # on damaged bytes Pillow raises nearly everything there is
+        raise Refused(f"cannot read {name}: {error}") from None
+
+
+def converted(image: Image.Image, pixels: dict) -> Image.Image:
+    """Return an RGB picture, scaled as the pictures were that the model was trained on."""
+    bits, alpha = bits_of(image), pixels.get("alpha", "drop")
+    image.load()
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(scaled(np.asarray(image), bits, pixels.get("range"))).convert("RGB")
+    if alpha != "drop" and (image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info):
+        ground = Image.new("RGBA", image.size, alpha)
+        return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
     if isinstance(image.info.get("transparency"), bytes):
+        image = image.copy()
         del image.info["transparency"]
-    return image.convert("RGB")
+    found = image.convert("RGB")
+    if bits == 16:
+        if pixels.get("range", [0, 65535]) != [0, 65535]:
+            raise Refused("it holds 16-bit colour, of which only the upper 8 bits are decoded. Save it with 8 bits")
+        if "range" not in pixels and 0 < max(high for _, high in found.getextrema()) < DARK >> 8:
+            raise Refused("it holds 16-bit colour that is nearly black. Save it with 8 bits a channel")
+    return found
+
+
+def bits_of(image: Image.Image) -> int:
+    """Return the bits of one value as the file holds them, 8 where it holds 8 or fewer."""
+    tags = getattr(image, "tag_v2", None)
+    sample = tags.get(258) if tags else None
+    held = int(sample[0] if isinstance(sample, tuple) else sample or 0)
+    if image.mode == "F":
+        return 32
+    if image.mode == "I":
+        return 16 if held == 16 or image.format in ("PNG", "PPM") else 32
+    if image.mode.startswith("I"):
+        return 12 if held == 12 else 16
+    tile = image.__dict__.get("tile") or [(None, None, None, "")]
+    raw = tile[0][3]
+    return 16 if held > 8 or ";16" in str(raw[0] if isinstance(raw, tuple) and raw else raw) else 8
+
+
+def scaled(values: Any, bits: int, span: Any) -> Any:
+    """Return (H, W) uint8 of values with more than 8 bits: by `span` (low, high), or by what the format holds."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise Refused("it holds values that are NaN or infinite")
+    low, high = values.min().item(), values.max().item()
+    if span is None and values.dtype.kind == "f":
+        if low < -HALF_A_LEVEL or high > 1 + HALF_A_LEVEL:
+            raise Refused(f"its float values span {low:g} to {high:g}, not 0 to 1. Scale them to 0 to 1")
+        span = (0.0, 1.0)
+    if span is not None:
+        stretched = (values.astype(np.float64) - span[0]) * (255 / (span[1] - span[0]))
+        return np.floor(stretched.clip(0, 255) + 0.5).astype(np.uint8)
+    if bits == 32 or low < 0:
+        if low < 0 or high > 255:
+            raise Refused(f"its {bits}-bit values span {low} to {high}, which says not what is black and white")
+        return values.astype(np.uint8)
+    if bits == 16 and 0 < high < DARK:
+        raise Refused(f"its 16-bit values end at {high} of 65535: it would be nearly black")
+    full = (1 << bits) - 1
+    return ((values.astype(np.int64) * 255 + full // 2) // full).astype(np.uint8)
+
+
+def middle(image: Image.Image) -> Image.Image:
+    """Return the middle of a picture that is so long that it would be enormous when its shorter side is resized."""
+    shorter, longer = sorted(image.size)
+    first, kept = (longer - MOST_ELONGATED * shorter) // 2, MOST_ELONGATED * shorter
+    if longer <= kept:
+        return image
+    wide = image.width == longer
+    return image.crop((first, 0, first + kept, image.height) if wide else (0, first, image.width, first + kept))
 
 
 def resized(image: Image.Image, step: dict) -> Image.Image:
     """Return the picture scaled: to `size`, to a shorter side of `size`, or into `size` by one ratio for both sides."""
+    if step["fit"] == "shorter" or step.get("longest", 1) < 1:
+        image = middle(image)
     (width, height), size = image.size, step["size"]
     if step["fit"] == "shorter":
         longer = int(size * max(width, height) / min(width, height))
@@ -140,9 +220,11 @@ class Model:
         """Return (N, C) float32 logits of paths or PIL images."""
         images, parts = list(images), []
         batch_size = self.config["batch"] or batch_size  # some graphs take one image at a time
+        pixels = self.config.get("features", {}).get("data", {}).get("pixels", {})
         for start in range(0, len(images), batch_size):
             batch = [
-                prepared(opened(image), self.config["preprocessing"]) for image in images[start : start + batch_size]
+                prepared(opened(image, pixels), self.config["preprocessing"])
+                for image in images[start : start + batch_size]
             ]
             parts.append(self.run(np.stack(batch)))
         return np.concatenate(parts)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from featurecache.datasets import RowTable, open_dataset
+from featurecache.datasets import RowTable, open_dataset, with_rgb_conversion
 from featurecache.errors import ConfigError, StoreContentsError, StoreMismatchError
 from featurecache.features import Task, differences
 from featurecache.metrics import Measured, measure
@@ -118,7 +118,7 @@ def from_data(
         DatasetError, UnreadableSampleError: it cannot be opened, or an image not be read.
         ConfigError: it is of another task, or no class of it is known to the run.
     """
-    dataset = open_dataset(test)
+    dataset = with_rgb_conversion(open_dataset(test), predictor.convert)
     asked = _asked(
         test, dataset.table, np.arange(len(dataset)), dataset.class_names, dataset.task, dataset.identity,
         predictor.record, split, classes,

@@ -10,15 +10,26 @@ from pathlib import Path
 import numpy as np
 from PIL.Image import Image
 
-from featurecache.datasets import ImageDataset, RowTable, is_archive, open_pictures, read_content, read_image
-from featurecache.errors import ConfigError, DatasetNotFoundError
+from featurecache.datasets import (
+    ImageDataset,
+    RowTable,
+    is_archive,
+    open_pictures,
+    read_content,
+    read_image,
+    with_rgb_conversion,
+)
+from featurecache.errors import ConfigError, DatasetNotFoundError, UnreadableSampleError
+from featurecache.rgb_conversion import RgbConversion
+
+DEFAULT = RgbConversion()
 
 Pictures = Sequence[Image | str | Path] | Image | str | Path
 """PIL images, files, folders and archives, in any mixture, or one of them."""
 
 
-def gathered(images: Pictures) -> ImageDataset:
-    """Return images, files, folders and archives as one unlabelled data set, in the order given.
+def gathered(images: Pictures, convert: RgbConversion = DEFAULT) -> ImageDataset:
+    """Return images, files, folders and archives as one unlabelled data set, in the order given, converted to RGB so.
 
     Raises:
         DatasetNotFoundError: lists every path where nothing is.
@@ -34,16 +45,16 @@ def gathered(images: Pictures) -> ImageDataset:
     for number, item in enumerate(given):
         if isinstance(item, Image):
             names.append(f"image {number}")
-            readers.append(partial(item.convert, "RGB"))
+            readers.append(partial(_converted, item, names[-1], convert))
             contents.append(lambda: None)
         elif Path(item).is_dir() or is_archive(Path(item)):
-            within = open_pictures(Path(item))
+            within = with_rgb_conversion(open_pictures(Path(item)), convert)
             names += [f"{item}/{name}" for name in within.table.sample_id]
             readers += [partial(within.read, row) for row in range(len(within))]
             contents += [partial(within.content, row) for row in range(len(within))]
         else:
             names.append(str(item))
-            readers.append(partial(read_image, Path(item)))
+            readers.append(partial(read_image, Path(item), convert))
             contents.append(partial(read_content, Path(item)))
     if not names:
         raise ConfigError(["there is no image to look at"])
@@ -53,6 +64,13 @@ def gathered(images: Pictures) -> ImageDataset:
         name="images", spec="", table=table, class_names=(), task="classification",
         read=lambda row: readers[row](), content=lambda row: contents[row](), identity={},
     )  # fmt: skip
+
+
+def _converted(image: Image, name: str, convert: RgbConversion) -> Image:
+    try:
+        return convert(image)
+    except (ValueError, OSError) as error:
+        raise UnreadableSampleError(name, str(error)) from None
 
 
 def some_rows(dataset: ImageDataset, rows: Sequence[int]) -> ImageDataset:

@@ -22,6 +22,7 @@ from featurecache.features import ArraySpec, Task, differences
 from featurecache.mending import OF_THE_IMAGES
 from featurecache.progress import Bar, Stopwatch
 from featurecache.requests import request_of
+from featurecache.rgb_conversion import RgbConversion
 from featurecache.runs import read_trained
 from featurecache.sources.images import decoded, grid
 from heads._checkpoint import load_head
@@ -55,6 +56,8 @@ class Predictor:
         self.task: Task = record["task"]
         self.class_names: list[str] = record["class_names"]
         self.decoder: Decoder = decoder_known_by(features["backbone"])
+        self.convert = RgbConversion.from_identity(features.get("data", {}))
+        """How the pictures that it was trained on became RGB."""
         self.tokens: list[str] = features["tokens"]
         self.arrays = [ArraySpec(a["name"], tuple(a["tail"]), a["dtype"]) for a in features["arrays"]]
         """What the head reads, in its order."""
@@ -126,7 +129,7 @@ class Predictor:
             DatasetNotFoundError: lists every path where nothing is.
             UnreadableSampleError: an image cannot be decoded, with `on_error="stop"`.
         """
-        dataset = gathered(images)
+        dataset = gathered(images, self.convert)
         logits, problems = self.logits(dataset, batch_size=batch_size, on_error=on_error, quiet=quiet)
         values = probabilities(logits, self.task)
         decided = answers(values, self.task)
@@ -149,7 +152,7 @@ class Predictor:
         """
         if self.task == "regression":
             raise ConfigError(["this run is a regression: it gives values, not probabilities. Call predict"])
-        logits, problems = self.logits(gathered(images), batch_size=batch_size, on_error=on_error)
+        logits, problems = self.logits(gathered(images, self.convert), batch_size=batch_size, on_error=on_error)
         values: npt.NDArray[np.float32] = probabilities(logits, self.task).numpy()
         values[list(problems)] = np.nan
         return values
@@ -176,7 +179,7 @@ class Predictor:
     def _features(
         self, images: Pictures, arrays: Sequence[ArraySpec], batch_size: int, on_error: OnError
     ) -> dict[str, npt.NDArray[np.float32]]:
-        parts = list(self._taken(gathered(images), arrays, batch_size=batch_size, on_error=on_error))
+        parts = list(self._taken(gathered(images, self.convert), arrays, batch_size=batch_size, on_error=on_error))
         skipped = [rows[place] for rows, _, problems in parts for place in problems]
         found = {s.name: torch.cat([values[s.name] for _, values, _ in parts]).numpy() for s in arrays}
         for values in found.values():

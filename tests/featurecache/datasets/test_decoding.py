@@ -54,7 +54,6 @@ ODD_BUT_GOOD = {
     "grey.jpg": saved(rgb().convert("L"), "JPEG"),
     "progressive.jpg": saved(rgb(), "JPEG", progressive=True),
     "exif.jpg": rotated_by_exif(),
-    "16bit.png": saved(Image.fromarray(np.arange(108, dtype=np.uint16).reshape(9, 12) * 600), "PNG"),
     "alpha.png": saved(rgb().convert("RGBA"), "PNG"),
     "bilevel.png": saved(rgb().convert("1"), "PNG"),
     "grey_alpha.png": saved(rgb().convert("LA"), "PNG"),
@@ -65,11 +64,16 @@ ODD_BUT_GOOD = {
     "animated.webp": saved(rgb(1), "WEBP", save_all=True, append_images=[rgb(2)], lossless=True),
     "plain.bmp": saved(rgb(), "BMP"),
     "lzw.tiff": saved(rgb(), "TIFF", compression="tiff_lzw"),
-    "float.tiff": saved(Image.fromarray(pixels(0)[..., 0].astype(np.float32)), "TIFF"),
     "pages.tif": saved(rgb(1), "TIFF", save_all=True, append_images=[rgb(2)]),
     "grey.pgm": saved(rgb().convert("L"), "PPM"),
     "is_a.png.jpg": saved(rgb(), "PNG"),
 }
+DEEP = {
+    "16bit.png": saved(Image.fromarray(np.arange(108, dtype=np.uint16).reshape(9, 12) * 600), "PNG"),
+    "16bit.tiff": saved(Image.fromarray(np.arange(108, dtype=np.uint16).reshape(9, 12) * 600), "TIFF"),
+    "float.tiff": saved(Image.fromarray(pixels(0)[..., 0].astype(np.float32) / 255), "TIFF"),
+}
+"""Pictures that timm's reader, Pillow's `convert`, cuts at 255: every value beyond would be white."""
 BAD = {
     "zero.jpg": (b"", "the file is empty"),
     "text.jpg": (b"I am no picture, only a name.\n" * 20, "it is not a picture in one of JPEG, PNG, GIF"),
@@ -78,6 +82,14 @@ BAD = {
     "header_only.gif": (b"GIF89a", "."),
     "large.png": (png_of_size(12_000, 10_000), r"too large to be decoded safely \(12000 x 10000 pixels\)"),
     "bomb.png": (png_of_size(100_000, 100_000), "too large to be decoded safely"),
+    "float.tiff": (saved(Image.fromarray(pixels(0)[..., 0].astype(np.float32)), "TIFF"), r"float values span .*range="),
+    "12bit.png": (
+        saved(Image.fromarray(np.arange(108, dtype=np.uint16).reshape(9, 12)), "PNG"),
+        "16-bit values end at 107 ",
+    ),
+    "lfs.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 22883376\n", "git lfs pull"),
+    "page.jpg": (b"\n<!DOCTYPE html><html><body>429</body></html>", "it is a web page, not a picture"),
+    "drawing.png": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG or other XML"),
     "postscript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "not a picture"),
 }
 

@@ -10,7 +10,7 @@ import pytest
 from featurecache.datasets import ImageDataset, open_dataset
 from featurecache.errors import UnreadableSampleError
 from tests.featurecache.datasets.pictures import as_folder, as_tar, as_zip
-from tests.featurecache.datasets.test_decoding import BAD, ODD_BUT_GOOD
+from tests.featurecache.datasets.test_decoding import BAD, DEEP, ODD_BUT_GOOD
 
 
 def as_manifest(files: dict[str, bytes], root: Path) -> str:
@@ -42,8 +42,10 @@ def test_what_cannot_be_decoded_is_refused_with_path_and_reason(layout, tmp_path
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("layout", ["zip", "tar", "manifest"])
 def test_odd_pictures_are_the_pictures_of_the_folder(layout, tmp_path):
-    folder, other = opened("folder", ODD_BUT_GOOD, tmp_path / "folder"), opened(layout, ODD_BUT_GOOD, tmp_path)
+    files = ODD_BUT_GOOD | DEEP
+    folder, other = opened("folder", files, tmp_path / "folder"), opened(layout, files, tmp_path)
 
     assert list(other.table.sample_id) == list(folder.table.sample_id)
-    for row in range(len(ODD_BUT_GOOD)):
+    assert other.identity["pixels"] == folder.identity["pixels"] == {"over_8_bits": "full scale"}
+    for row in range(len(files)):
         np.testing.assert_array_equal(np.asarray(other.read(row)), np.asarray(folder.read(row)))

@@ -111,7 +111,7 @@ def test_a_source_that_is_closed_early_ends_its_processes_at_once():
 
 def test_a_worker_that_dies_is_told_with_how_and_the_way_out():
     data, batches, seen = dataset(12, Fatal(9)), list(grid(range(12), 1)), []
-    said = r"a worker process that decodes images ended with exit code 3\..*fewer --workers.*--workers 0"
+    said = r"a worker process that decodes images ended with exit code 3 while it was at '9'\..*fewer --workers.*--workers 0"
 
     with pytest.raises(WorkerError, match=said):
         for rows, _, _ in decoded(backbone(USUAL), data, batches, Stopwatch(), on_error="skip", workers=1):
