@@ -143,10 +143,9 @@ class RgbConversion:
 
 def dark_message(high: int) -> str:
     """Return why a 16-bit picture with values up to `high` is refused, and the way out."""
-    bits = next(bits for bits in (8, 10, 12) if high < 1 << bits)
     return (
-        f"its 16-bit values end at {high} of {FULL_SCALE}, like those of {bits} bits: at full scale it would be nearly "
-        f"black. Name the range of the data set, e.g. DATA?range=0..{(1 << bits) - 1}, or "
+        f"its 16-bit values end at {high} of {FULL_SCALE}, as where the file holds fewer bits: at full scale it would be "
+        f"nearly black. Name the range of the whole data set, e.g. DATA?range=0..4095 for 12 bits, or "
         f"DATA?range=0..{FULL_SCALE} to take it as it is"
     )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from featurecache.datasets._manifest_options import ManifestOptions
+from featurecache.datasets._manifest_text import SHOWN, read_text_table
 from featurecache.errors import DatasetError
 from featurecache.registry import nearest
 
@@ -19,8 +19,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("featurecache")
 
 KNOWN = ("path", "label", "split", "domain", "group", "sample_id")
-SHOWN = 5
-"""Examples of each kind of problem that a message names."""
+OTHER_NAMES = {
+    "path": (
+        "image", "images", "img", "image_path", "img_path", "image_file", "image_name", "image_id", "file", "files", "filename",
+        "file_name", "filepath", "file_path", "paths", "name", "fname", "jpg", "url",
+    ),
+    "label": (
+        "class", "classes", "class_name", "category", "target", "targets", "labels", "y", "tag", "tags", "diagnosis", "dx",
+        "species", "breed", "class_id", "classid",
+    ),
+    "split": ("set", "subset", "fold", "partition", "phase", "usage"),
+    "group": ("patient", "patient_id", "patientid", "subject", "subject_id", "groups", "group_id", "lesion_id"),
+    "domain": ("domains", "site", "hospital", "camera", "source"),
+    "sample_id": ("id", "uid", "uuid"),
+}  # fmt: skip
+"""Our name of a column -> what others call it. Such a column is not used unasked, and a message says how to use it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +67,7 @@ def is_label(name: str) -> bool:
     return name == "label" or name.startswith("label_")
 
 
-def columns_of(path: Path) -> Columns:
+def columns_of(path: Path, options: ManifestOptions | None = None) -> Columns:
     """Read the columns of the manifest that mean something here, whatever else it holds.
 
     Raises:
@@ -62,7 +75,7 @@ def columns_of(path: Path) -> Columns:
     """
     read = _of_parquet if path.suffix.lower() == ".parquet" else _of_text
     try:
-        columns = read(path)
+        columns = read(path, options or ManifestOptions())
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror or error}") from None
     if not len(columns):
@@ -70,97 +83,104 @@ def columns_of(path: Path) -> Columns:
     return columns
 
 
-def _of_text(path: Path) -> Columns:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    lines = content.splitlines()
-    numbers = [number for number, line in enumerate(lines, 1) if line]
-    try:
-        header = lines[numbers[0] - 1].decode("utf-8") if numbers else ""
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not a {path.suffix[1:]} file of UTF-8 text: {error.reason}") from None
-    names = next(csv.reader([header], delimiter=delimiter), [])
-    chosen = _chosen(names, path)
-    if len(numbers) < 2:
-        return Columns({name: [] for name in chosen}, [], "line")
-    ragged: list[str] = []
-
-    def keep(row: Any) -> str:
-        place = f"line {numbers[row.number - 1]}: {row.text!r}"
-        ragged.append(f"{place} has {row.actual_columns} columns, not {row.expected_columns}")
-        return "skip"
-
-    try:
-        table = arrow_csv.read_csv(
-            io.BytesIO(content),
-            read_options=arrow_csv.ReadOptions(use_threads=False),
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=keep),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), include_columns=chosen, strings_can_be_null=False
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise DatasetError(f"{path} is not a {path.suffix[1:]} file of UTF-8 text: {error}") from None
-    if ragged:
-        more = ", ..." if len(ragged) > SHOWN else ""
-        raise DatasetError(
-            f"{path} has {len(ragged)} broken lines: {'; '.join(ragged[:SHOWN])}{more}. Put values that hold the "
-            "delimiter in double quotes."
-        )
-    return Columns(_text(table, chosen, path), numbers[1:], "line")
+def _of_text(path: Path, options: ManifestOptions) -> Columns:
+    table = read_text_table(
+        path, options.columns.get("path", "path"), delimiter=options.delimiter, encoding=options.encoding
+    )
+    places = _find_columns(table.names, path, options.columns)
+    return Columns({name: [row[i] for row in table.rows] for name, i in places.items()}, table.numbers, "line")
 
 
-def _of_parquet(path: Path) -> Columns:
+def _of_parquet(path: Path, options: ManifestOptions) -> Columns:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
-            chosen = _chosen(file.schema_arrow.names, path)
-            table = file.read(columns=chosen)
+            names = file.schema_arrow.names
+            places = _find_columns(names, path, options.columns)
+            table = file.read(columns=[names[i] for i in places.values()])
     except pa.ArrowInvalid as error:
         raise DatasetError(f"{path} is not a Parquet file: {error}") from None
-    return Columns(_text(table, chosen, path), range(1, table.num_rows + 1), "row")
+    values = {name: _text(table.column(names[i]), name, path) for name, i in places.items()}
+    return Columns(values, range(1, table.num_rows + 1), "row")
 
 
-def _chosen(names: Sequence[str], path: Path) -> list[str]:
-    """Return the names that mean something, in the order of the file; say which others are left out."""
-    used = [name for name in names if name in KNOWN or is_label(name)]
-    twice = sorted({name for name in used if used.count(name) > 1})
-    nearly = [name for name in names if name not in used and (is_label(_plain(name)) or _plain(name) in KNOWN)]
-    if nearly:
-        raise DatasetError(
-            f"{path} has the columns {', '.join(map(repr, nearly))}. Write {', '.join(map(_plain, nearly))}, "
-            "in small letters and without spaces: as they are they would be left out."
-        )
-    if "path" not in used or twice:
-        wrong = f"the columns {', '.join(twice)} twice" if twice else "no column `path`"
-        raise DatasetError(
-            f"{path} has {wrong}; its columns are {', '.join(names) or 'none'}.{nearest('path', list(names))} "
-            "The first line names them: path,label, and where there are such split, domain, group, sample_id."
-        )
-    unused = [f"{name!r}{nearest(name, list(KNOWN))}" for name in names if name not in used]
-    if unused:
-        log.warning("%s: columns that are not used: %s", path, ", ".join(unused))
-    return used
+def _find_columns(names: Sequence[str], path: Path, asked: Mapping[str, str]) -> dict[str, int]:
+    """Return our name -> place of each column that means something, in the order of the file; say which do not.
+
+    Case and spaces around a name do not matter. `asked` is our name -> the file's, for columns that are called otherwise.
+
+    Raises:
+        DatasetError: one is there twice, is asked for and absent, or none has the paths.
+    """
+    found: dict[str, list[int]] = {}
+    for ours, theirs in asked.items():
+        same = [i for i, name in enumerate(names) if _plain(name) == _plain(theirs)]
+        if not same:
+            raise DatasetError(
+                f"{path} has no column {theirs!r}, which {ours}={theirs} asks for; its columns are {', '.join(names)}."
+                f"{nearest(theirs, list(names))}"
+            )
+        found[ours] = same
+    taken = {i for places in found.values() for i in places}
+    for i, name in enumerate(names):
+        plain = _plain(name)
+        if i not in taken and plain not in asked and (plain in KNOWN or is_label(plain)):
+            ours = name.strip() if plain in KNOWN else f"label_{name.strip()[len('label_') :]}"
+            found.setdefault(plain if plain in KNOWN else ours, []).append(i)
+    twice = sorted(name for name, places in found.items() if len(places) > 1)
+    if twice:
+        raise DatasetError(f"{path} has the columns {', '.join(twice)} twice; its columns are {', '.join(names)}.")
+    if "path" not in found:
+        raise DatasetError(_no_path(names, path))
+    places = {name: at[0] for name, at in found.items()}
+    _warn_of_unused(names, path, places)
+    return dict(sorted(places.items(), key=lambda pair: pair[1]))
+
+
+def _no_path(names: Sequence[str], path: Path) -> str:
+    likely = {ours: _called(ours, names) for ours in KNOWN}
+    query = "&".join(f"{ours}={name}" for ours, name in likely.items() if name and ours in ("path", "label"))
+    way = f" Rename columns, or name them: {path.name}?{query}." if likely["path"] else ""
+    return (
+        f"{path} has no column `path`; its columns are {', '.join(names) or 'none'}.{nearest('path', list(names))}{way} "
+        "The first line names them: path,label, and where there are such split, domain, group, sample_id."
+    )
+
+
+def _called(ours: str, names: Sequence[str]) -> str | None:
+    """Return the column that may be what we call by another name."""
+    for other in OTHER_NAMES[ours]:
+        for name in names:
+            if _plain(name).replace(" ", "_").replace("-", "_") == other:
+                return name.strip()
+    return None
+
+
+def _warn_of_unused(names: Sequence[str], path: Path, places: Mapping[str, int]) -> None:
+    unused = [name for i, name in enumerate(names) if i not in places.values() and name.strip()]
+    ways = {}
+    for ours in KNOWN:
+        lacks = ours not in places and not (ours == "label" and any(map(is_label, places)))
+        if lacks and (theirs := _called(ours, unused)):
+            ways[theirs] = f" ({path.name}?{ours}={theirs} reads it as {ours})"
+    shown = [f"{name!r}{ways.get(name.strip()) or nearest(name, list(KNOWN))}" for name in unused]
+    if shown:
+        log.warning("%s: columns that are not used: %s", path, ", ".join(shown))
 
 
 def _plain(name: str) -> str:
     return name.strip().lower()
 
 
-def _text(table: pyarrow.Table, chosen: Sequence[str], path: Path) -> dict[str, list[str]]:
+def _text(column: pyarrow.ChunkedArray, name: str, path: Path) -> list[str]:
     import pyarrow as pa
 
-    found: dict[str, list[str]] = {}
-    for name in chosen:
-        column = table.column(name)
-        try:
-            values = column.cast(pa.string()).to_pylist()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            raise DatasetError(f"{path}: the column {name} is of type {column.type}. Write text or numbers.") from None
-        found[name] = [(value or "").strip() for value in values]
-    return found
+    try:
+        values = column.cast(pa.string()).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise DatasetError(f"{path}: the column {name} is of type {column.type}. Write text or numbers.") from None
+    # NaN in a column of numbers is how pandas writes that nothing is known; in a column of text it is a name
+    unknown = "nan" if pa.types.is_floating(column.type) else ""
+    return ["" if value is None or value == unknown else value.strip() for value in values]

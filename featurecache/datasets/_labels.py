@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from featurecache.datasets._columns import Columns
+from featurecache.datasets._label_checks import BAR, warn_of_no_separator, warn_of_odd_classes
 from featurecache.features import Task
 
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 YES, NO = ("1", "true"), ("0", "false")
 
 
@@ -29,21 +32,44 @@ class Labels:
     problems: list[str]
 
 
-def labels_of(columns: Columns, task: Task | None, classes: Sequence[str] | None) -> Labels:
+def labels_of(
+    columns: Columns, task: Task | None, classes: Sequence[str] | None, separator: str | None = None
+) -> Labels:
     """Read the columns with labels.
 
-    `label` alone holds a class, or several joined by `|` ("|" alone: none of them). `label_NAME` columns hold 0 or 1,
+    `label` alone holds a class, or several joined by `|`, or by `separator` ("|" alone: none of them). `label_NAME` columns hold 0 or 1,
     one label each. For regression every column with labels holds a number. Nothing at all: the row is unlabelled.
-    `classes`: the only ones there may be, in this order; None: those that are seen.
+    `classes`: the only ones there may be, in this order; None: those that are seen. In classification a label is a name,
+    whatever it looks like: "nan", "None", "1" and "01" are four classes.
     """
+    problems = _wrong_separator(columns, task, separator)
+    found = _read_labels(columns, task, classes, separator)
+    found.problems.extend(problems)
+    return found
+
+
+def _wrong_separator(columns: Columns, task: Task | None, separator: str | None) -> list[str]:
+    if separator is None:
+        return []
+    if columns.labels != ["label"]:
+        return ["label_separator is given, and there is no column label that alone holds the labels"]
+    wrong = task in ("classification", "regression")
+    return [f"label_separator is given, which is for several labels in a cell, with task {task}"] if wrong else []
+
+
+def _read_labels(columns: Columns, task: Task | None, classes: Sequence[str] | None, separator: str | None) -> Labels:
     if task == "regression":
         return _regression(columns, classes)
     if not columns.labels:
         return _single([""] * len(columns), columns, classes, ["there is no column with labels"] if task else [])
     if columns.labels == ["label"]:
         values = columns.values["label"]
-        if task == "multilabel" or (task is None and any("|" in value for value in values)):
-            return _joined(values, columns, classes)
+        several = separator is not None or any(BAR in value for value in values)
+        if task == "multilabel" or (task is None and several):
+            if not several:
+                warn_of_no_separator(values)
+            return _joined(values, columns, classes, separator or BAR)
+        warn_of_odd_classes(values, sure=task is not None or classes is not None)
         return _single(values, columns, classes, _doubtful(values, columns) if task is None and classes is None else [])
     return _one_for_each(columns, task, classes)
 
@@ -62,10 +88,8 @@ def _doubtful(values: list[str], columns: Columns) -> list[str]:
 
 
 def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    """Return the number that a text is, written with digits; NaN for any other text, such as inf, nan or 1_000."""
+    return float(text) if NUMBER.fullmatch(text) else math.nan
 
 
 def _is_whole(text: str) -> bool:
@@ -91,8 +115,9 @@ def _single(values: list[str], columns: Columns, classes: Sequence[str] | None, 
     return Labels("classification", names, target, target >= 0, problems + _strangers(outside, names, columns))
 
 
-def _joined(values: list[str], columns: Columns, classes: Sequence[str] | None) -> Labels:
-    parts = [[part.strip() for part in value.split("|") if part.strip()] for value in values]
+def _joined(values: list[str], columns: Columns, classes: Sequence[str] | None, separator: str) -> Labels:
+    cells = ["" if value == BAR else value for value in values]  # a bar alone: none of the labels
+    parts = [[part.strip() for part in cell.split(separator) if part.strip()] for cell in cells]
     names = tuple(classes) if classes is not None else _classes_seen({part for row in parts for part in row})
     number = {name: i for i, name in enumerate(names)}
     target = np.zeros((len(values), len(names)), dtype=np.uint8)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,34 +17,38 @@ from featurecache.datasets import Fingerprint, ImageDataset, RowTable
 from featurecache.datasets._columns import Columns, columns_of
 from featurecache.datasets._fingerprint import fingerprint_of, measured
 from featurecache.datasets._labels import Labels, labels_of
-from featurecache.datasets._query import check_keys, queried
+from featurecache.datasets._manifest_options import ManifestOptions
+from featurecache.datasets._query import queried
 from featurecache.datasets._split_names import read_splits
 from featurecache.datasets._splits import divided, report_gaps
 from featurecache.datasets.image_folder import FolderReader
 from featurecache.errors import DatasetError, DatasetNotFoundError
 from featurecache.features import Task
 
+DRIVE = re.compile("[A-Za-z]:/")
+"""Start of an absolute path of Windows."""
+
 
 def open(
     spec: str, *, split_seed: int = 0, task: Task | None = None, fingerprint: Fingerprint = "sizes"
 ) -> ImageDataset:
-    """Open the manifest at the path `spec`, which may end in `?classes=a,b,c`: all the classes there are, in order.
+    """Open the manifest at the path `spec`, which may end in the options of `_manifest_options`.
 
+    Such as `?classes=a,b,c` (all the classes there are, in order), `label_separator=comma`, `path=filename`.
     Paths are relative to the folder of the manifest; rows are sorted by sample id, so the order of the lines is free.
     With fingerprint "names" no file is looked at, and one that is missing is found when it is read.
     """
-    place, options = queried(spec)
-    check_keys(options, ("classes",), spec)
+    place, given_options = (spec, {}) if Path(spec).is_file() else queried(spec)
+    options = ManifestOptions.parse(given_options, spec)
     path = Path(place).expanduser().resolve()
     if not path.is_file():
         raise DatasetNotFoundError(
             f"{place} is not a file. Name a .csv, .tsv or .parquet with the columns path and label."
         )
-    classes = options["classes"].split(",") if "classes" in options else None
-    columns = columns_of(path)
-    paths = [os.path.normpath(value) if value else "" for value in columns.values["path"]]
+    columns = columns_of(path, options)
+    paths = [os.path.normpath(value) if value else "" for value in _portable(path.parent, columns.values["path"])]
     ids = columns.values.get("sample_id") or paths
-    labels = labels_of(columns, task, classes)
+    labels = labels_of(columns, task, options.classes, options.label_separator)
     given, problems = _given_splits(columns, labels)
     sizes = [-1] * len(paths) if fingerprint == "names" else _sizes(path.parent, paths)
     problems = [
@@ -55,7 +61,7 @@ def open(
         raise DatasetError(f"{path} cannot be used as it is:\n  - " + "\n  - ".join(problems))
     return _dataset(
         columns, labels, np.argsort(np.array(ids, dtype=object), kind="stable").tolist(),
-        path=path, spec=f"{path}?classes={options['classes']}" if classes else str(path),
+        path=path, spec=f"{path}{_query(given_options)}",
         paths=paths, ids=ids, given=given, sizes=sizes, split_seed=split_seed, fingerprint=fingerprint,
     )  # fmt: skip
 
@@ -100,6 +106,18 @@ def _dataset(
     )
 
 
+def _query(options: Mapping[str, str]) -> str:
+    return f"?{'&'.join(f'{key}={value}' for key, value in options.items())}" if options else ""
+
+
+def _portable(root: Path, written: Sequence[str]) -> Sequence[str]:
+    """Return paths with slashes, where they are written with the backslashes of Windows and no file is called so."""
+    first = next((path for path in written if "\\" in path), None)
+    if first is None or _size(root, first) >= 0:
+        return written
+    return [path.replace("\\", "/") for path in written]
+
+
 def _given_splits(columns: Columns, labels: Labels) -> tuple[list[str] | None, list[str]]:
     """Return the splits in our words, None where there are none, and what is wrong with them."""
     words = columns.values.get("split", [])
@@ -120,28 +138,33 @@ def _given_splits(columns: Columns, labels: Labels) -> tuple[list[str] | None, l
 
 def _sizes(root: Path, paths: Sequence[str]) -> list[int]:
     """Return the bytes of every file, -1 where there is none."""
-
-    def size(path: str) -> int:
-        try:
-            return os.stat(root / path).st_size if path and os.path.isfile(root / path) else -1
-        except (OSError, ValueError):  # ValueError: a NUL in the name
-            return -1
-
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(size, paths))
+        return list(pool.map(partial(_size, root), paths))
+
+
+def _size(root: Path, path: str) -> int:
+    try:
+        return os.stat(root / path).st_size if path and os.path.isfile(root / path) else -1
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return -1
 
 
 def _wrong_paths(columns: Columns, paths: list[str], sizes: list[int], fingerprint: Fingerprint) -> list[str]:
     climbing = {row for row, path in enumerate(paths) if path == ".." or path.startswith("../")}
     empty = [(row, "") for row, path in enumerate(paths) if not path]
+    drives = {row for row, path in enumerate(paths) if DRIVE.match(path) and sizes[row] < 0}
     missing = [
         (row, path) for row, path in enumerate(paths)
-        if fingerprint != "names" and path and sizes[row] < 0 and row not in climbing
+        if fingerprint != "names" and path and sizes[row] < 0 and row not in climbing | drives
     ]  # fmt: skip
     written = columns.values["path"]
     return [
         *columns.listed(
             "paths that climb out of the folder of the manifest", [(r, written[r]) for r in sorted(climbing)]
+        ),
+        *columns.listed(
+            "paths with a drive letter, of another machine (write them relative to the folder of the manifest)",
+            [(row, written[row]) for row in sorted(drives)],
         ),
         *columns.listed("rows without a path", empty),
         *columns.listed("paths that lead to no file", missing),

@@ -71,7 +71,7 @@ def check(folder: Path, expect: str | None = None) -> None:
         raise Refused("refused, nothing was run:\n  " + "\n  ".join(wrong) + "\nCopy the whole folder again.")
 
 
-def opened(image: Any, pixels: dict) -> Image.Image:
+def opened(image: Any, pixels: dict | None = None) -> Image.Image:
     """Return a path or a PIL image as an RGB picture; `pixels` says how more than 8 bits and transparency become RGB."""
     name = str(image) if isinstance(image, (str, Path)) else "the image"
     try:
@@ -83,7 +83,7 @@ def opened(image: Any, pixels: dict) -> Image.Image:
             image = Image.open(io.BytesIO(Path(image).read_bytes()), formats=formats)
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Refused(f"{image.width} x {image.height} pixels are too many to be decoded safely")
-        return converted(image, pixels)
+        return converted(image, pixels or {})
     except Exception as error:  # on damaged bytes Pillow raises nearly everything there is
         raise Refused(f"cannot read {name}: {error}") from None
 

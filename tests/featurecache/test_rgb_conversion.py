@@ -77,13 +77,13 @@ def test_a_tiff_of_12_bits_is_scaled_by_what_it_holds():
     np.testing.assert_array_equal(grey_of(b"II*\0\x08\0\0\0" + directory + bytes(4) + content), GREY)
 
 
-@pytest.mark.parametrize(("bits", "end"), [(8, 255), (10, 1023), (12, 4095)])
-def test_few_bits_in_16_are_refused_with_the_range_that_they_seem_to_have_and_read_with_it(bits, end):
+@pytest.mark.parametrize("end", [255, 1023, 4095])
+def test_few_bits_in_16_are_refused_and_read_with_their_range(end):
     content = saved(np.round(GREY.astype(np.float64) / 255 * end).astype(np.uint16), "PNG")
 
     with pytest.raises(
         UnreadableSampleError,
-        match=rf"16-bit values end at {end} of 65535, like those of {bits} bits.*range=0\.\.{end}",
+        match=rf"16-bit values end at {end} of 65535, .*range=0\.\.4095 for 12",
     ):
         decode(content, "x")
 
@@ -94,7 +94,7 @@ def test_few_bits_in_16_are_refused_with_the_range_that_they_seem_to_have_and_re
 def test_16_bit_colour_that_is_dark_is_refused_and_cannot_follow_a_range():
     content = png16(np.repeat(GREY.astype(np.uint16)[..., None] * 16, 3, 2))
 
-    with pytest.raises(UnreadableSampleError, match="like those of 12 bits.*only the upper 8 bits are decoded"):
+    with pytest.raises(UnreadableSampleError, match="nearly black.*only the upper 8 bits are decoded"):
         decode(content, "x")
     with pytest.raises(UnreadableSampleError, match="range= cannot be followed"):
         decode(content, "x", RgbConversion((0, 4095)))

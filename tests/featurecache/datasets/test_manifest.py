@@ -192,7 +192,7 @@ def test_absolute_paths_and_paths_into_folders_are_read(manifest, tmp_path):
 REFUSED = {
     "no path": (["file,label", "0.jpg,cat"], {}, "no column `path`; its columns are file, label"),
     "typo": (["paht,label", "0.jpg,cat"], {}, "Did you mean 'paht'?"),
-    "spaces": (["path, Label", "0.jpg,a"], {}, "has the columns ' Label'. Write label, in small letters"),
+    "one twice": (["path,label, Label", "0.jpg,a,b"], {}, "has the columns label twice; its columns are path, label, Label"),
     "twice a column": (["path,label,label", "0.jpg,a,b"], {}, "the columns label twice"),
     "empty": ([""], {}, "no column `path`; its columns are none"),
     "header alone": (["path,label"], {}, "has no rows below its header"),
