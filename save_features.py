@@ -23,6 +23,7 @@ from torch import Tensor
 from featurecache.backbones import Backbone, BackboneOptions, load_backbone
 from featurecache.casting import Rounding, stored_form
 from featurecache.checks import check
+from featurecache.constant_features import warn_of_constant_features
 from featurecache.datasets import Fingerprint, ImageDataset, open_dataset
 from featurecache.decoders import Decoder, check_decoder, decoder_known_by
 from featurecache.devices import default_precision, environment, resolve_device
@@ -256,6 +257,8 @@ def save_features(
         with watch.waiting("scores"):
             # a store that shares its rows is scored by the one who has sealed it
             scores = saved_scores(store) if store.finished and not (shared and store.read_only) else []
+            if store.finished and not was_finished and not (shared and store.read_only):
+                warn_of_constant_features(store)
         unread, left = _unread(store, share), sum(map(len, store.missing()))
         finished = store.finished
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from featurecache.checks import check
+from featurecache.constant_features import warn_of_constant_features
 from featurecache.devices import environment, resolve_device
 from featurecache.errors import FeatureCacheError, RunWriteError, StoreNotFoundError
 from featurecache.features import Task
@@ -138,6 +139,7 @@ def run(config: TrainHeadConfig) -> TrainReport:
     config = replace(config, epochs=config.passes(len(plan.sources["train"])))
     if is_done(config.out, _wanted(store, plan, config)):
         return TrainReport(config.out, read_run(config.out)[1], repeated=True)
+    warn_of_constant_features(store, plan.arrays)
     try:
         with writing(config.out):
             return train_head(store, plan, config)
