@@ -16,7 +16,7 @@ from PIL import Image
 
 from featurecache.errors import BackboneError
 from featurecache.sources._later import Later
-from featurecache.sources._sized import middle, resizes_shorter_side, sized
+from featurecache.sources._sized import check_shape, resizes_shorter_side, sized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,8 +63,11 @@ class Preparation:
 
         Raises:
             BackboneError: the transform gives another shape than the backbone says it takes.
+            ElongatedPictureError: the picture is too long for the transform.
         """
-        found = self.first(middle(picture) if self.shorter_side else picture)
+        if self.shorter_side:
+            check_shape(picture)
+        found = self.first(picture)
         size = (place.shape[2], place.shape[1])
         if self.fast is not None and isinstance(found, Picture) and found.mode == "RGB" and found.size == size:
             self.fast(found, place)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from featurecache.errors import BackboneError, PictureMemoryError, UnreadableSampleError
 from featurecache.rgb_conversion import NOTE
+from featurecache.sources._sized import ElongatedPictureError
 
 log = logging.getLogger("featurecache")
 
@@ -46,6 +47,8 @@ def explain_failure(error: Exception, sample_id: str, picture: Image.Image | Non
         return error
     if isinstance(error, BackboneError):
         raise BackboneError(f"{sample_id!r}: {error}") from None
+    if isinstance(error, ElongatedPictureError):
+        return UnreadableSampleError(sample_id, str(error))
     size = "" if picture is None else f", a picture of {picture.width} x {picture.height} pixels"
     if isinstance(error, MemoryError):
         raise PictureMemoryError(

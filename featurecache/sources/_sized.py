@@ -19,20 +19,26 @@ PROBES = ((31, 20), (20, 33), (24, 24))
 """(width, height) of the pictures that both must make the same of."""
 
 MOST_ELONGATED = 256
-"""Longer side by shorter side, beyond which only the middle of a picture is resized: to a shorter side of 224 pixels one of
-60,000 x 1 would become 13 million pixels wide, of which a crop keeps 224."""
+"""Longer side by shorter side, at most, of pictures that are resized by the shorter side: to 224 pixels, one of 60,000 x 1
+would become 13 million pixels wide, and a crop would keep 224 of these."""
 
 
-def middle(picture: Image.Image) -> Image.Image:
-    """Return the middle of a picture that is longer than `MOST_ELONGATED` times its shorter side, any other as it is."""
+class ElongatedPictureError(ValueError):
+    """A picture that is too long to be resized by its shorter side."""
+
+
+def check_shape(picture: Image.Image) -> None:
+    """Refuse a picture that would take too much memory when it is resized by its shorter side.
+
+    Raises:
+        ElongatedPictureError: it is longer than `MOST_ELONGATED` times its shorter side.
+    """
     shorter, longer = sorted(picture.size)
-    over = longer - MOST_ELONGATED * shorter
-    if over <= 0:
-        return picture
-    first, kept = over // 2, MOST_ELONGATED * shorter
-    if picture.width == longer:
-        return picture.crop((first, 0, first + kept, picture.height))
-    return picture.crop((0, first, picture.width, first + kept))
+    if longer > MOST_ELONGATED * shorter:
+        raise ElongatedPictureError(
+            f"it is {picture.width} x {picture.height} pixels, longer than {MOST_ELONGATED} times its shorter side: resized by "
+            "that side it would fill the memory, for a crop that shows next to nothing of it. Cut it into pieces"
+        )
 
 
 def resizes_shorter_side(steps: Sequence[Any]) -> bool:

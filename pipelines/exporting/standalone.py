@@ -26,7 +26,10 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 SUMS, NEEDED = "SHA256SUMS", ("predict.py", "config.json", "model.py", "model.safetensors")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".jp2")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+    ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif",
+)  # fmt: skip
 FORMATS = (
     "JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "MPO", "ICO", "CUR", "ICNS", "DIB", "DDS",
     "FTEX", "BLP", "PCX", "DCX", "PSD", "QOI", "SGI", "SUN", "XBM", "XPM", "XVTHUMB", "MSP", "IM", "FITS", "FLI", "GBR", "PIXAR",
@@ -73,19 +76,15 @@ def check(folder: Path, expect: str | None = None) -> None:
 
 def opened(image: Any, pixels: dict | None = None) -> Image.Image:
     """Return a path or a PIL image as an RGB picture; `pixels` says how more than 8 bits and transparency become RGB."""
-    name = str(image) if isinstance(image, (str, Path)) else "the image"
-    try:
-        if not isinstance(image, Image.Image):
-            if not Path(image).is_file():
-                raise Refused("it is not a file")
-            Image.init()
-            formats = [form for form in FORMATS if form in Image.OPEN]
-            image = Image.open(io.BytesIO(Path(image).read_bytes()), formats=formats)
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise Refused(f"{image.width} x {image.height} pixels are too many to be decoded safely")
-        return converted(image, pixels or {})
-    except Exception as error:  # on damaged bytes Pillow raises nearly everything there is
-        raise Refused(f"cannot read {name}: {error}") from None
+    if not isinstance(image, Image.Image):
+        if not Path(image).is_file():
+            raise Refused("it is not a file")
+        Image.init()
+        formats = [form for form in FORMATS if form in Image.OPEN]
+        image = Image.open(io.BytesIO(Path(image).read_bytes()), formats=formats)
+        if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise Refused(f"{image.width} x {image.height} pixels are too many to be decoded safely")
+    return converted(image, pixels or {})
 
 
 def converted(image: Image.Image, pixels: dict) -> Image.Image:
@@ -147,20 +146,11 @@ def scaled(values: Any, bits: int, span: Any) -> Any:
     return ((values.astype(np.int64) * 255 + full // 2) // full).astype(np.uint8)
 
 
-def middle(image: Image.Image) -> Image.Image:
-    """Return the middle of a picture that is so long that it would be enormous when its shorter side is resized."""
-    shorter, longer = sorted(image.size)
-    first, kept = (longer - MOST_ELONGATED * shorter) // 2, MOST_ELONGATED * shorter
-    if longer <= kept:
-        return image
-    wide = image.width == longer
-    return image.crop((first, 0, first + kept, image.height) if wide else (0, first, image.width, first + kept))
-
-
 def resized(image: Image.Image, step: dict) -> Image.Image:
     """Return the picture scaled: to `size`, to a shorter side of `size`, or into `size` by one ratio for both sides."""
-    if step["fit"] == "shorter" or step.get("longest", 1) < 1:
-        image = middle(image)
+    grows = step["fit"] == "shorter" or step.get("longest", 1) < 1
+    if grows and max(image.size) > MOST_ELONGATED * min(image.size):
+        raise Refused(f"it is {image.width} x {image.height} pixels, too long to be resized by its shorter side")
     (width, height), size = image.size, step["size"]
     if step["fit"] == "shorter":
         longer = int(size * max(width, height) / min(width, height))
@@ -201,6 +191,19 @@ def prepared(image: Image.Image, steps: list) -> Any:
     return image
 
 
+def ready(image: Any, pixels: dict, steps: list) -> Any:
+    """Return a path or a PIL image as (3, H, W) float32.
+
+    Raises:
+        Refused: it cannot be read or prepared; names it.
+    """
+    try:
+        return prepared(opened(image, pixels), steps)
+    except Exception as error:  # on damaged bytes Pillow raises nearly everything there is
+        name = str(image) if isinstance(image, (str, Path)) else "the image"
+        raise Refused(f"cannot read {name}: {error}") from None
+
+
 class Model:
     """The exported model."""
 
@@ -222,10 +225,7 @@ class Model:
         batch_size = self.config["batch"] or batch_size  # some graphs take one image at a time
         pixels = self.config.get("features", {}).get("data", {}).get("pixels", {})
         for start in range(0, len(images), batch_size):
-            batch = [
-                prepared(opened(image, pixels), self.config["preprocessing"])
-                for image in images[start : start + batch_size]
-            ]
+            batch = [ready(image, pixels, self.config["preprocessing"]) for image in images[start : start + batch_size]]
             parts.append(self.run(np.stack(batch)))
         return np.concatenate(parts)
 
