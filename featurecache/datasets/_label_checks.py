@@ -27,7 +27,7 @@ def warn_of_no_separator(values: Sequence[str]) -> None:
         return
     examples = ", ".join(map(repr, list(dict.fromkeys(value for value in filled if found in value))[:SHOWN]))
     log.warning(
-        "no cell of `label` holds a bar, so every cell is one label: also %s. If these are several, give "
+        "no cell of `label` holds a bar, so every cell is one label, such as %s as a whole. If a cell holds several, give "
         "?label_separator=%s behind the manifest",
         examples, SEPARATORS[found],
     )  # fmt: skip
@@ -43,8 +43,8 @@ def warn_of_odd_classes(values: Sequence[str], *, sure: bool) -> None:
     words = [name for name in classes if name.lower() in MISSING]
     if words:
         log.warning(
-            "%s of `label` is read as the name of a class, like any text; leave the cell empty where there is no label",
-            " and ".join(map(repr, words)),
+            "labels that are read as names of classes, like any text: %s. Leave the cell empty where there is no label",
+            ", ".join(map(repr, words)),
         )
     separator = None if sure else find_separator(filled)
     if separator is not None:

@@ -162,8 +162,8 @@ def test_a_class_name_is_text_whatever_it_looks_like(write, tmp_path, caplog):
     dataset = open_dataset(write("path,label\n" + lines), task="classification")
 
     assert [dataset.class_names[k] for k in dataset.table.target] == NAMES
-    assert "'NA' and 'NaN' and 'None' and 'nan' and 'null' of `label` is read as the name of a class" in caplog.text
-    assert "leave the cell empty where there is no label" in caplog.text
+    assert "read as names of classes, like any text: 'NA', 'NaN', 'None', 'nan', 'null'." in caplog.text
+    assert "Leave the cell empty where there is no label" in caplog.text
 
 
 def test_names_that_python_takes_for_numbers_are_names_without_a_word(write):
