@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from featurecache.datasets.image_folder import FolderReader
 from featurecache.errors import DatasetError, DatasetNotFoundError
 from featurecache.features import Task
 
+SUFFIXES_LEFT_OUT = (".jpg", ".png", ".jpeg", ".JPG", ".tif", ".tiff", ".webp", ".bmp")
+"""With which a missing path is tried, to say what is wrong with it."""
 DRIVE = re.compile("[A-Za-z]:/")
 """Start of an absolute path of Windows."""
 
@@ -52,7 +55,7 @@ def open(
     given, problems = _given_splits(columns, labels)
     sizes = [-1] * len(paths) if fingerprint == "names" else _sizes(path.parent, paths)
     problems = [
-        *_wrong_paths(columns, paths, sizes, fingerprint),
+        *_wrong_paths(columns, path.parent, paths, sizes, fingerprint),
         *_wrong_ids(columns, ids),
         *labels.problems,
         *problems,
@@ -149,7 +152,9 @@ def _size(root: Path, path: str) -> int:
         return -1
 
 
-def _wrong_paths(columns: Columns, paths: list[str], sizes: list[int], fingerprint: Fingerprint) -> list[str]:
+def _wrong_paths(
+    columns: Columns, root: Path, paths: list[str], sizes: list[int], fingerprint: Fingerprint
+) -> list[str]:
     climbing = {row for row, path in enumerate(paths) if path == ".." or path.startswith("../")}
     empty = [(row, "") for row, path in enumerate(paths) if not path]
     drives = {row for row, path in enumerate(paths) if DRIVE.match(path) and sizes[row] < 0}
@@ -167,8 +172,23 @@ def _wrong_paths(columns: Columns, paths: list[str], sizes: list[int], fingerpri
             [(row, written[row]) for row in sorted(drives)],
         ),
         *columns.listed("rows without a path", empty),
-        *columns.listed("paths that lead to no file", missing),
+        *columns.listed(f"paths that lead to no file{_nearby(root, missing)}", missing),
     ]
+
+
+def _nearby(root: Path, missing: list[tuple[int, str]]) -> str:
+    """Return where the first missing file lies, if its suffix or a folder was left out; "" where it is not to be seen."""
+    if not missing:
+        return ""
+    path = missing[0][1]
+    for suffix in SUFFIXES_LEFT_OUT:
+        if _size(root, path + suffix) >= 0:
+            return f" (the first does with {suffix} behind it: write paths with their suffix)"
+    with suppress(OSError), os.scandir(root) as entries:
+        for folder in sorted(entry.name for entry in entries if entry.is_dir()):
+            if any(_size(root, f"{folder}/{path}{suffix}") >= 0 for suffix in ("", *SUFFIXES_LEFT_OUT)):
+                return f" (the first lies in {folder}: write paths from the folder of the manifest on)"
+    return ""
 
 
 def _wrong_ids(columns: Columns, ids: Sequence[str]) -> list[str]:

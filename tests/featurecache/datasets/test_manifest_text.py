@@ -100,6 +100,8 @@ def test_what_cannot_be_seen_is_said_in_the_spec(content, query, write):
         (b"PK\x03\x04rest", r"is not a csv file of text: it is a \.zip, as the workbooks of Excel"),
         ('path,label\n"a.jpg,x\nb.jpg,y\n', "row that begins in line 2 cannot be read: unexpected end of data"),
         ('path,label\n0.jpg,a\n"a"b.jpg,x\n', "row that begins in line 3 cannot be read"),
+        ("path,label\ncats/0,a\n", r"no file \(the first does with \.jpg behind it: write paths with.*\(1\): line 2: 'cats/0'"),
+        ("path,label\n2.jpg,a\n", r"no file \(the first lies in dogs: write paths from the folder of the manifest on\) \(1\)"),
         ("path,label\nC:\\photos\\1.jpg,a\n", r"paths with a drive letter.*\(1\): line 2: 'C:"),
         ("path,label\n..\\1.jpg,a\n", r"climb out of the folder of the manifest \(1\): line 2"),
     ],
