@@ -14,6 +14,7 @@ from PIL import Image
 
 from featurecache.datasets import ImageDataset
 from featurecache.errors import UnreadableSampleError
+from featurecache.rgb_conversion import NOTE
 
 SIDE = 128
 """Pixels of a side that are looked at for colours; of larger pictures every k-th."""
@@ -48,6 +49,8 @@ class Look:
     mode: str = ""
     """Pillow's mode of the file."""
     frames: int = 1
+    note: str = ""
+    """What decoding has noted, such as that all there is to see is in the alpha channel."""
 
 
 def look_at(dataset: ImageDataset, row: int) -> Look:
@@ -67,7 +70,7 @@ def look_at(dataset: ImageDataset, row: int) -> Look:
     return Look(
         digest=digest.hexdigest(), width=picture.width, height=picture.height,
         colours=int(np.searchsorted(np.cumsum(counts), MOST * len(cells))) + 1, grey=bool((pixels == pixels[:, :1]).all()),
-        form=form, mode=mode, frames=frames,
+        form=form, mode=mode, frames=frames, note=picture.info.get(NOTE, ""),
     )  # fmt: skip
 
 
@@ -106,6 +109,9 @@ def find_odd_ones(looks: Mapping[int, Look]) -> dict[int, list[str]]:
             found[row].append(f"{name}{text}")
     for row, text in _few_colours(looks).items():
         found[row].append(text)
+    for row, look in looks.items():
+        if look.note:
+            found[row].append(f"{look.note} (read with DATA?alpha=white)")
     times = Counter(look.digest for look in looks.values())
     for row, look in looks.items():
         if times[look.digest] >= MANY_TIMES:

@@ -74,6 +74,12 @@ def _what_it_is(content: bytes) -> str:
         return "it is a web page, not a picture: a download that failed"
     if start.startswith((b"<svg", b"<?xml")):
         return "it is SVG or other XML, which holds no pixels. Convert it to PNG"
+    if content.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "it is a TIFF of a kind that Pillow does not read, such as floats or many bands in colour. Save it as RGB of 8 bits"
+    if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
+        return "it is HEIC, which Pillow does not read. Convert it to JPEG or PNG"
+    if content[128:132] == b"DICM":
+        return "it is DICOM, which Pillow does not read. Convert it to 16-bit PNG, and name its values with DATA?range=LOW..HIGH"
     return f"it is not a picture in one of {', '.join(FORMATS[:USUAL])} or another format that Pillow reads"
 
 

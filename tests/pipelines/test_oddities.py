@@ -54,6 +54,8 @@ ODD = {
     "grey in three channels": (saved(photo(7).convert("L").convert("RGB")), "grey among colour"),
     "cmyk": (saved(photo(7).convert("CMYK")), "CMYK among colour"),
     "animated": (saved(photo(7), "GIF", save_all=True, append_images=[photo(8), photo(9)]), "3 frames, of which the first is read"),
+    "a shape in the alpha alone": (saved(Image.merge("RGBA", [*[Image.new("L", (64, 48))] * 3, photo(7).convert("L")]), "PNG"),
+                                   "shape in the alpha channel alone"),
     "16 bits": (saved(Image.fromarray(np.arange(64 * 48, dtype=np.uint16).reshape(48, 64) * 20), "PNG"), "16 bits"),
 }  # fmt: skip
 
