@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurecache.datasets._columns import Columns
-from featurecache.datasets._label_checks import BAR, warn_of_no_separator, warn_of_odd_classes
+from featurecache.datasets._label_checks import BAR, MISSING, warn_of_no_separator, warn_of_odd_classes
 from featurecache.features import Task
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -152,6 +152,15 @@ def _one_for_each(columns: Columns, task: Task | None, classes: Sequence[str] | 
     return Labels("multilabel", names, target, np.asarray(filled.all(1)), problems)
 
 
+def _hint(no_number: list[tuple[int, str]]) -> str:
+    words = [value for _, value in no_number]
+    comma = any(NUMBER.fullmatch(value.replace(",", ".", 1)) for value in words)
+    missing = any(value.lower() in MISSING for value in words)
+    hints = [*(["write a decimal point, not a comma"] if comma else []),
+             *(["leave the cell empty where there is none"] if missing else [])]  # fmt: skip
+    return f", {' and '.join(hints)}" if hints else ""
+
+
 def _regression(columns: Columns, classes: Sequence[str] | None) -> Labels:
     problems = ["classes are given, and regression has none"] if classes is not None else []
     if not columns.labels:
@@ -164,6 +173,6 @@ def _regression(columns: Columns, classes: Sequence[str] | None) -> Labels:
         no_number = [
             (row, value) for row, value in enumerate(values) if value and value.lower() != "nan" and not finite[row]
         ]
-        problems += columns.listed(f"values of {column} that are no finite numbers", no_number)
+        problems += columns.listed(f"values of {column} that are no finite numbers{_hint(no_number)}", no_number)
     names = tuple(name.removeprefix("label_") for name in columns.labels)
     return Labels("regression", names, target, np.asarray(~np.isnan(target).any(1)), problems)

@@ -191,12 +191,17 @@ def _counted(files: Iterable[str]) -> str:
 
 
 def report_doubtful(classes: Collection[str], spec: str) -> None:
-    """Warn of classes that are probably none: kinds of file, or names that differ in case, spaces or leading zeros alone."""
+    """Warn of classes that are probably none: kinds of file, or names that are nearly the same."""
     if len(classes) > 1 and all(name.lower() in KINDS for name in classes):
         log.warning(
             "%s: the classes are the folders %s: kinds of file, such as pictures and their masks, rather than what is in them?",
             spec, ", ".join(sorted(classes)),
         )  # fmt: skip
+    report_alike(classes, spec)
+
+
+def report_alike(classes: Collection[str], spec: str) -> None:
+    """Warn of classes whose names differ in case, spaces or leading zeros alone."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in classes:
         words = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
@@ -205,7 +210,7 @@ def report_doubtful(classes: Collection[str], spec: str) -> None:
     if found:
         shown = "; ".join(", ".join(map(repr, sorted(names))) for names in found[:SHOWN])
         log.warning(
-            "%s: %d classes have names that are nearly the same, and stay classes of their own: %s. Rename the folders where one "
+            "%s: %d classes have names that are nearly the same, and stay classes of their own: %s. Write them alike where one "
             "class is meant",
             spec, sum(map(len, found)), shown,
         )  # fmt: skip

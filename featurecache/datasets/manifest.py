@@ -18,6 +18,7 @@ from featurecache.datasets import Fingerprint, ImageDataset, RowTable
 from featurecache.datasets._columns import Columns, columns_of
 from featurecache.datasets._fingerprint import fingerprint_of, measured
 from featurecache.datasets._labels import Labels, labels_of
+from featurecache.datasets._layout import report_alike
 from featurecache.datasets._manifest_options import ManifestOptions
 from featurecache.datasets._query import queried
 from featurecache.datasets._split_names import read_splits
@@ -84,6 +85,7 @@ def _dataset(
         names, group, said if given else None, strata.astype(np.int64), split_seed, by="given", spec=str(path)
     )
     if labels.task != "regression" and labels.labelled.any():
+        report_alike(labels.names, str(path))
         report_gaps(labels.names, target, split, str(path))
     read = FolderReader(path.parent, sorted_rows(paths))  # what cannot be read is named by its path
     measures = measured(fingerprint, [sizes[row] for row in order], read)

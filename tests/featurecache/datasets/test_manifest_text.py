@@ -227,3 +227,24 @@ def test_a_separator_for_one_class_or_number_is_refused(task, write):
 def test_a_separator_without_a_column_for_it_is_refused(write):
     with pytest.raises(DatasetError, match="there is no column label that alone holds the labels"):
         open_dataset(write("path,label_a\ncats/0.jpg,1\n") + "?label_separator=comma")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["0,5", "1,5"], r"no finite numbers, write a decimal point, not a comma \(2\): line 2: '0,5'"),
+        (["1.5", "NA"], r"no finite numbers, leave the cell empty where there is none \(1\): line 3: 'NA'"),
+        (["1.5", "tall"], r"no finite numbers \(1\): line 3: 'tall'"),
+    ],
+)
+def test_numbers_that_are_written_otherwise_are_answered_with_how_to_write_them(values, message, write):
+    rows = "".join(f"{i};{value}\n" for i, value in zip(IDS, values, strict=False))
+
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(write("path;label\n" + rows), task="regression")
+
+
+def test_classes_that_differ_in_case_alone_are_named(write, caplog):
+    open_dataset(write("path,label\ncats/0.jpg,Cat\ncats/1.jpg,cat\ndogs/2.jpg,dog\n"))
+
+    assert "2 classes have names that are nearly the same, and stay classes of their own: 'Cat', 'cat'" in caplog.text
