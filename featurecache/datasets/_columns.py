@@ -140,8 +140,9 @@ def _find_columns(names: Sequence[str], path: Path, asked: Mapping[str, str]) ->
 
 
 def _no_path(names: Sequence[str], path: Path) -> str:
-    likely = {ours: _called(ours, names) for ours in KNOWN}
-    query = "&".join(f"{ours}={name}" for ours, name in likely.items() if name and ours in ("path", "label"))
+    there = set(map(_plain, names))
+    likely = {ours: _called(ours, names) for ours in ("path", "label", "split", "group") if ours not in there}
+    query = "&".join(f"{ours}={name}" for ours, name in likely.items() if name)
     way = f" Rename columns, or name them: {path.name}?{query}." if likely["path"] else ""
     return (
         f"{path} has no column `path`; its columns are {', '.join(names) or 'none'}.{nearest('path', list(names))}{way} "

@@ -96,6 +96,7 @@ def test_what_cannot_be_seen_is_said_in_the_spec(content, query, write):
         (table().encode("cp1252"), r"line 4 holds the byte 0xf6\. Save it as UTF-8.*few.csv\?encoding=cp1252.*reads 'dogs/2.jpg,dög'"),
         (table().encode("utf-16-le").replace(b"\xf6\0", b"o\0"), r"as in UTF-16\. Give few.csv\?encoding=utf-16-le"),
         (table(";", ("file", "category")), r"columns are file, category\..*few.csv\?path=file&label=category"),
+        ("Filename;label;class;Subset\n", r"Rename columns, or name them: few.csv\?path=Filename&split=Subset\."),
         (table(header=("Filename", "y")), r"few.csv\?path=Filename&label=y"),
         (b"PK\x03\x04rest", r"is not a csv file of text: it is a \.zip, as the workbooks of Excel"),
         ('path,label\n"a.jpg,x\nb.jpg,y\n', "row that begins in line 2 cannot be read: unexpected end of data"),
