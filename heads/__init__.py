@@ -4,12 +4,13 @@ A file of this room defines `CONSUMES`, saying what it reads when the user names
 "tokens" (the last layer's many tokens), or "projected" (the joint space of image and text); `LEARNING_RATE`, the one it
 trains with when the user names none; and `build(spec, *, options) -> nn.Module` with keyword-only options that have
 defaults. Where it applies it also defines `PAPER`, the source; `CONSTANTS`, the arrays of the classes that it needs, e.g.
-("text/embedding",); and `STANDARDISED = False`, where it reads features as they are, such as CLIP's directions.
+("text/embedding",); `STANDARDISED = False`, where it reads features as they are, such as CLIP's directions; and `FORMER`, the
+defaults of heads that were saved before a head file held all of its options.
 
 The module's `forward` takes the mapping of arrays that a `FeatureBatch` carries, (B, D) or (B, T, D) each in float32, and
 returns (B, C) logits. A module whose options named files has `travelling`, the options that rebuild it from its own values
 instead. A head that can be solved is also a `ClosedForm`; its file may define
-`solve_together(heads, batches)`, which solves many of them for little more than one. Parameters that require no gradient
+`solve_together(heads, batches, validation)`, which solves many of them for little more than one. Parameters that require no gradient
 are not trained.
 The same heads serve cached and online training: nothing here knows where its features come from.
 """
@@ -44,14 +45,24 @@ class HeadSpec:
     """Array name -> (mean, standard deviation) over the training rows, float32 of a row's shape; {}: used as they are."""
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     """Class-level arrays of the source, e.g. text embeddings (C, P, E)."""
+    target_statistics: tuple[Tensor, Tensor] | None = None
+    """(mean, standard deviation) of the (C,) target columns of a regression over the training rows, float32: what a head that
+    is trained by steps says is scaled by them, so that ages and prices are learnt alike; None: said as it is."""
+    converge: bool = False
+    """Whether a head with a convex loss is to end at its optimum instead of being trained by steps: where rows are few."""
 
 
 @runtime_checkable
 class ClosedForm(Protocol):
     """A head whose values, or the start of whose training, come from a closed form."""
 
-    def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
-        """Set the values from training batches that can be walked more than once; return what was chosen, for the record."""
+    def solve(
+        self, batches: Iterable[FeatureBatch], validation: Iterable[FeatureBatch] | None = None
+    ) -> dict[str, float]:
+        """Set the values from training batches that can be walked more than once; return what was chosen, for the record.
+
+        Rows of `validation` are only chosen on; most heads choose by leave-one-out and need none.
+        """
 
 
 class BuildHead(Protocol):

@@ -50,7 +50,7 @@ def save_head(folder: Path, head: nn.Module, name: str, spec: HeadSpec, options:
     """Write the head's tensors and what rebuilds it: without the files that options named, where the head says how."""
     rebuilding = {**options, **getattr(head, "travelling", {})}
     facts = {
-        "head": name, "options": rebuilding, "shapes": {k: list(v) for k, v in spec.shapes.items()},
+        "head": name, "options": rebuilding, "resolved": _resolve(name, rebuilding), "shapes": {k: list(v) for k, v in spec.shapes.items()},
         "num_classes": spec.num_classes, "task": spec.task, "combine": spec.combine,
         "standardised": bool(spec.statistics), "constants": sorted(spec.constants),
     }  # fmt: skip
@@ -58,6 +58,16 @@ def save_head(folder: Path, head: nn.Module, name: str, spec: HeadSpec, options:
     tensors = {key: value.detach().cpu().contiguous() for key, value in head.state_dict().items()}
     tensors |= {f"constants.{key}": value.detach().cpu().contiguous() for key, value in spec.constants.items()}
     write_atomic(folder / TENSORS, save(tensors))
+
+
+def _resolve(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every option that a head was built with, the defaults too: they may be others when it is loaded."""
+    return {**(HEADS.load(name).build.__kwdefaults__ or {}), **options}
+
+
+def _options_of_saved(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a saved head; one without "resolved" was saved when the defaults were those of `FORMER`."""
+    return facts.get("resolved") or {**getattr(HEADS.load(facts["head"]), "FORMER", {}), **facts["options"]}
 
 
 def built_as(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -84,7 +94,7 @@ def load_head(folder: Path) -> tuple[nn.Module, HeadSpec]:
         tensors = load_file(folder / TENSORS)
         spec = _spec(facts, tensors)
         with torch.random.fork_rng(devices=[]):  # the start that is drawn here is overwritten
-            head = build_head(facts["head"], spec, facts["options"])
+            head = build_head(facts["head"], spec, _options_of_saved(facts))
         head.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("constants.")})
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise _unreadable(folder, error) from error
@@ -102,7 +112,9 @@ def _spec(facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> HeadSpec:
     if facts["standardised"]:
         for number, name in enumerate(shapes):
             statistics[name] = (tensors[f"inputs.mean_{number}"], tensors[f"inputs.deviation_{number}"])
+    scaled = "outputs.mean" in tensors
     return HeadSpec(
         shapes=shapes, num_classes=facts["num_classes"], task=facts["task"], combine=facts["combine"],
-        statistics=statistics, constants={name: tensors[f"constants.{name}"] for name in facts["constants"]},
+        statistics=statistics, target_statistics=(tensors["outputs.mean"], tensors["outputs.deviation"]) if scaled else None,
+        constants={name: tensors[f"constants.{name}"] for name in facts["constants"]},
     )  # fmt: skip

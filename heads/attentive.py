@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from featurecache.checks import check
 from heads import HeadSpec
 from heads._inputs import Inputs
+from heads._outputs import Outputs
 
 PAPER = "Context Autoencoder for Self-Supervised Representation Learning (2022)"
 CONSUMES = "tokens"
@@ -36,12 +37,13 @@ class Attentive(nn.Module):
         self.key = nn.Linear(self.inputs.widths[0], width, bias=False)  # one would shift all scores of a query alike
         self.value = nn.Linear(self.inputs.widths[0], width)
         self.map = nn.Linear(queries * width, spec.num_classes)
+        self.outputs = Outputs(spec)
 
     def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """Arrays of (B, T, D) or (B, D) -> (B, C) logits."""
         tokens = self._tokens(arrays)
         pooled = torch.einsum("bhqt,bhte->bqhe", self._weights(tokens), self._split(self.value(tokens)))
-        logits: Tensor = self.map(F.dropout(pooled.flatten(1), self.dropout, self.training))
+        logits: Tensor = self.outputs(self.map(F.dropout(pooled.flatten(1), self.dropout, self.training)))
         return logits
 
     def attention(self, arrays: Mapping[str, Tensor]) -> Tensor:

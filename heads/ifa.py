@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from featurecache.checks import check
 from heads import HeadSpec
 from heads._inputs import Inputs
+from heads._outputs import Outputs
 
 CONSUMES = "all"
 LEARNING_RATE = 3e-4
@@ -31,11 +32,12 @@ class Concatenated(nn.Module):
         super().__init__()
         self.inputs, self.dropout = Inputs(spec), dropout
         self.map = nn.Linear(self.inputs.width, spec.num_classes)
+        self.outputs = Outputs(spec)
 
     def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """L arrays of (B, D_l) -> (B, C) logits."""
         features = F.dropout(self.inputs.joined(arrays), self.dropout, self.training)
-        logits: Tensor = self.map(features)
+        logits: Tensor = self.outputs(self.map(features))
         return logits
 
 
@@ -49,12 +51,13 @@ class Weighed(nn.Module):
         self.layers = nn.Linear(len(self.inputs.widths), 1)
         self.norm = nn.LayerNorm(width)
         self.map = nn.Linear(width, spec.num_classes)
+        self.outputs = Outputs(spec)
 
     def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """L arrays of (B, D) -> (B, C) logits."""
         mixed = self.layers(torch.stack(self.inputs(arrays), dim=-1)).squeeze(-1)
         features = F.dropout(self.norm(mixed.relu()), self.dropout, self.training)
-        logits: Tensor = self.map(features)
+        logits: Tensor = self.outputs(self.map(features))
         return logits
 
 

@@ -61,7 +61,9 @@ class Kernel(nn.Module):
         parts = _pieces(self.inputs(arrays))
         return torch.cat([likeness(rows, marks, self.shape) @ self.weight + self.bias for rows in parts])
 
-    def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
+    def solve(
+        self, batches: Iterable[FeatureBatch], validation: Iterable[FeatureBatch] | None = None
+    ) -> dict[str, float]:
         """Choose landmarks and lambda, from batches that are walked four times."""
         self.landmarks = _spread(self.inputs, batches, self.most).to(torch.float16)
         marks = torch.split(self.landmarks.float(), list(self.inputs.widths), dim=1)

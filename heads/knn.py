@@ -1,5 +1,8 @@
 """Weighted nearest neighbours, as DINO votes: the k training rows of the smallest angle, each with weight exp(cos / T).
 
+Features of classes are first whitened by what rows of one class have in common (`heads/_within_class.py`), as far as
+leave-one-out says that this helps; whiten=false and temperature=0.07 are DINO's own vote.
+
     share_c = sum_{i in N_k(x)} exp(cos(x, x_i) / T) [y_i = c] / sum_{i in N_k(x)} exp(cos(x, x_i) / T)
 Logits are log(share), or log(share / (1 - share)) for several labels, with shares no nearer to 0 (and 1) than `FLOOR`; the
 prediction of a regression is the weighted mean of the neighbours' values. The head keeps the training rows, and excludes
@@ -21,10 +24,13 @@ from featurecache.errors import ConfigError
 from featurecache.features import FeatureBatch
 from heads import HeadSpec
 from heads._inputs import Inputs
+from heads._within_class import WithinClassMetric
 
 PAPER = "Emerging Properties in Self-Supervised Vision Transformers (2021)"
 CONSUMES = "last"
 LEARNING_RATE = 0.0
+FORMER = {"temperature": 0.07, "whiten": False}
+"""Defaults of heads that were saved without theirs."""
 
 FLOOR = 1e-4
 """Least share of the vote that a class is said to have: one without a neighbour is unlikely, not impossible."""
@@ -42,10 +48,12 @@ class Neighbours(nn.Module):
     counts: Tensor
     """(C,) training rows of each class or label; all rows for a regression."""
 
-    def __init__(self, spec: HeadSpec, k: int, temperature: float, dtype: torch.dtype) -> None:
+    def __init__(self, spec: HeadSpec, k: int, temperature: float, dtype: torch.dtype, whiten: bool) -> None:
         super().__init__()
         self.task, self.classes, self.k, self.temperature = spec.task, spec.num_classes, k, temperature
+        self.whiten = whiten and spec.task == "classification"
         self.inputs = Inputs(spec)
+        self.within = WithinClassMetric(self.inputs.width)
         tail, kind = {
             "classification": ((), torch.int64),
             "multilabel": ((spec.num_classes,), torch.uint8),
@@ -57,7 +65,7 @@ class Neighbours(nn.Module):
 
     def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """Arrays of (B, D) -> (B, C) logits."""
-        features = F.normalize(self.inputs.joined(arrays), dim=-1)
+        features = F.normalize(self.within(self.inputs.joined(arrays)), dim=-1)
         closeness, places = self._nearest(features)
         weights = (closeness / self.temperature).softmax(dim=-1)
         said = self.votes[places]
@@ -83,17 +91,20 @@ class Neighbours(nn.Module):
             places = places.gather(-1, kept)
         return closeness, places
 
-    def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
+    def solve(
+        self, batches: Iterable[FeatureBatch], validation: Iterable[FeatureBatch] | None = None
+    ) -> dict[str, float]:
         """Keep the training rows; returns how many, for the record."""
+        chosen = self.within.solve(self.inputs, batches, self.classes) if self.whiten else {}
         rows, votes = [], []
         for batch in batches:
-            rows.append(F.normalize(self.inputs.joined(batch.arrays), dim=-1).to(self.rows.dtype))
+            rows.append(F.normalize(self.within(self.inputs.joined(batch.arrays)), dim=-1).to(self.rows.dtype))
             votes.append(batch.targets.to(self.votes.dtype))
         if not rows:
             raise ConfigError(["knn needs training rows, got none"])
         self.rows, self.votes = torch.cat(rows), torch.cat(votes)
         self.counts = self._counted()
-        return {"rows": float(len(self.rows)), "neighbours": float(min(self.k, len(self.rows)))}
+        return {**chosen, "rows": float(len(self.rows)), "neighbours": float(min(self.k, len(self.rows)))}
 
     def _counted(self) -> Tensor:
         if self.task == "classification":
@@ -110,9 +121,21 @@ class Neighbours(nn.Module):
 
 
 def build(
-    spec: HeadSpec, *, k: int = 20, temperature: float = 0.07, dtype: Literal["float16", "float32"] = "float16"
+    spec: HeadSpec,
+    *,
+    k: int = 20,
+    temperature: float = 0.1,
+    whiten: bool = True,
+    dtype: Literal["float16", "float32"] = "float16",
 ) -> Neighbours:
-    """Return a head that asks the `k` nearest training rows, kept in `dtype`; DINO's k and T are the defaults.
+    """Return a head that asks the nearest training rows.
+
+    Args:
+        spec: what it reads and says.
+        k: how many neighbours vote; DINO's number.
+        temperature: T. DINO's 0.07 is made for raw features, whose angles are small; these are standardised.
+        whiten: by the covariance within classes, as far as leave-one-out says; False: features as they are.
+        dtype: of the rows that are kept.
 
     Raises:
         ConfigError: lists every option out of range.
@@ -121,4 +144,4 @@ def build(
         (k > 0, f"k must be positive, got {k}"),
         (0 < temperature < math.inf, f"temperature must be positive, got {temperature}"),
     )
-    return Neighbours(spec, k, temperature, torch.float16 if dtype == "float16" else torch.float32)
+    return Neighbours(spec, k, temperature, torch.float16 if dtype == "float16" else torch.float32, whiten)

@@ -1,4 +1,9 @@
-"""Linear probe: one affine map, the baseline that every other head must beat."""
+"""Linear probe: one affine map, the baseline that every other head must beat.
+
+Trained by steps where rows are many. Where they are few (`HeadSpec.converge`) it ends at its optimum, a logistic regression
+whose penalty is chosen by the loss on validation rows or by folds (`heads/logistic.py`); a regression at the ridge of
+`heads/ridge.py`. A linear probe that is a few steps from a random start says nothing of the features.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +17,14 @@ from featurecache.checks import check
 from featurecache.features import FeatureBatch
 from heads import HeadSpec
 from heads._inputs import Inputs, alike
+from heads._outputs import Outputs
+from heads.logistic import fit_logistic
 from heads.ridge import as_logits, solve_ridge
 
 CONSUMES = "last"
 LEARNING_RATE = 1e-3
 
-Start = Literal["random", "ridge"]
+Start = Literal["auto", "random", "ridge"]
 
 
 class Linear(nn.Module):
@@ -25,12 +32,14 @@ class Linear(nn.Module):
 
     def __init__(self, spec: HeadSpec, bias: bool) -> None:
         super().__init__()
+        self.spec = spec
         self.inputs = Inputs(spec)
         self.map = nn.Linear(self.inputs.width, spec.num_classes, bias=bias)
+        self.outputs = Outputs(spec)
 
     def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """Arrays of (B, D) -> (B, C) logits."""
-        logits: Tensor = self.map(self.inputs.joined(arrays))
+        logits: Tensor = self.outputs(self.map(self.inputs.joined(arrays)))
         return logits
 
 
@@ -39,35 +48,64 @@ class Begun(Linear):
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__(spec, bias=True)
-        self.spec = spec
 
-    def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
+    def solve(
+        self, batches: Iterable[FeatureBatch], validation: Iterable[FeatureBatch] | None = None
+    ) -> dict[str, float]:
         """Set the map to the closed form; returns what was chosen, for the record."""
-        return solve_together([self], batches)[0]
+        return solve_together([self], batches, validation)[0]
 
 
-def solve_together(heads: Sequence[Linear], batches: Iterable[FeatureBatch]) -> list[dict[str, float]]:
-    """Start many heads, those at random where they are; the others share the ridge if they read the same arrays."""
+class Converged(Begun):
+    """The same at the optimum of its penalised loss. Solved, never trained by steps."""
+
+    def __init__(self, spec: HeadSpec) -> None:
+        super().__init__(spec)
+        self.map.requires_grad_(False)
+
+
+def solve_together(
+    heads: Sequence[Linear], batches: Iterable[FeatureBatch], validation: Iterable[FeatureBatch] | None = None
+) -> list[dict[str, float]]:
+    """Solve many heads, those at random left where they are; the others share what they are solved for."""
     found: list[dict[str, float]] = [{} for _ in heads]
-    begun = {place: head for place, head in enumerate(heads) if isinstance(head, Begun)}
-    for numbers in alike([head.inputs for head in begun.values()]):
-        group = [list(begun)[number] for number in numbers]
-        first = begun[group[0]]
-        fitted = solve_ridge(first.inputs, batches, first.spec)
-        weight, bias = as_logits(fitted, first.spec.task)
-        with torch.no_grad():
-            for place in group:
-                heads[place].map.weight.copy_(weight.T)
-                heads[place].map.bias.copy_(bias)
-                found[place] = fitted.chosen()
+    solved = {place: head for place, head in enumerate(heads) if isinstance(head, Begun)}
+    for numbers in alike([head.inputs for head in solved.values()]):
+        group = [list(solved)[number] for number in numbers]
+        first = solved[group[0]]
+        if isinstance(first, Converged) and first.spec.task != "regression":
+            (fitted,) = fit_logistic(first.inputs, batches, first.spec, [None], validation=validation)
+            weight, bias, facts = fitted.weight, fitted.bias, fitted.facts
+        else:
+            ridge = solve_ridge(first.inputs, batches, first.spec)
+            columns, bias = as_logits(ridge, first.spec.task)
+            weight, facts = columns.T, ridge.chosen()
+        for place in group:
+            _set(heads[place], weight, bias)
+            found[place] = facts
     return found
 
 
-def build(spec: HeadSpec, *, bias: bool = True, start: Start = "random") -> Linear:
-    """Return a linear probe with torch's default start, or with that of ridge (Kumar et al., 2022, arXiv:2202.10054).
+@torch.no_grad()
+def _set(head: Linear, weight: Tensor, bias: Tensor) -> None:
+    weight, bias = head.outputs.invert_affine(weight, bias)
+    head.map.weight.copy_(weight)
+    head.map.bias.copy_(bias)
+
+
+def build(spec: HeadSpec, *, bias: bool = True, start: Start = "auto") -> Linear:
+    """Return a linear probe.
+
+    Args:
+        spec: what it reads and says.
+        bias: whether logits have an intercept.
+        start: "random", torch's default; "ridge", the closed form, from which training goes on (Kumar et al., 2022,
+            arXiv:2202.10054); "auto", the optimum itself where `spec` says that rows are few, else "random".
 
     Raises:
         ConfigError: a ridge without a bias.
     """
-    check((bias or start == "random", "start=ridge sets a bias: leave bias=false out, or the start"))
+    check((bias or start != "ridge", "start=ridge sets a bias: leave bias=false out, or the start"))
+    if start == "auto" and spec.converge and bias:
+        return Converged(spec)
     return Begun(spec) if start == "ridge" else Linear(spec, bias)

@@ -4,10 +4,10 @@
 where loss is the cross-entropy of softmax(W x + b); of sigmoid(w x + b) for two classes, as there, and for each of several
 labels. Standardised features make |W|^2 fair to all of them.
 
+Without `C`, it is chosen among `STRENGTHS` by the loss on validation rows, or by folds of the training rows where there are
+none, as `LogisticRegressionCV` does.
 Newton's method takes few steps, each a walk over the features, and finds its ways by conjugate gradients on the rows in memory
-(`heads/_newton.py`). All values of C lie on one path, W as a function of log C, which is smooth: first some of them are
-solved one after the other, about one a factor of ten, each from where the path points to; then all others at once, from where
-it must pass, so that they share every product. Of a C alone the path is walked too, roughly. Products are in float32.
+(`heads/_newton.py`). All values of C lie on one path (`heads/_logistic_path.py`). Products are in float32.
 """
 
 from __future__ import annotations
@@ -23,38 +23,29 @@ from torch import Tensor, nn
 from featurecache.checks import check
 from featurecache.features import FeatureBatch
 from heads import HeadSpec
-from heads._curvature import Curvature
 from heads._inputs import Inputs, alike
+from heads._logistic_path import LogisticPath, Solution
 from heads._logits import Passes
-from heads._newton import Descended, Product, descend
-from heads._preconditioner import preconditioner
+from heads._strength import compute_losses, split_folds
 
 log = logging.getLogger("featurecache")
 
 CONSUMES = "last"
 LEARNING_RATE = 0.0
 
-STATE_BYTES = 1 << 30
-"""Of what rows say and of points, for the values of C that are solved at once; more are solved in several groups."""
-ROUGH = 1e-3
-"""Relative distance from the optimum, estimated, at which a C is left that was not asked for."""
 LEAST = 1e-9
 """Tolerance that can be asked for."""
-NOISE = 1e-7
-"""Relative error of a value whose products are float32."""
-RUNG = 3.0
-"""Factor between values of C that are solved one after the other, at most."""
-NEAR = 4
-"""Rungs from which a start is interpolated, at most."""
-SLOW = 12
-"""Rounds of conjugate gradients after which the preconditioner is made anew."""
-STEPS = 100
+TOLERANCE = 1e-5
+STRENGTHS = tuple(3.0**k for k in range(-10, 4))
+"""Values of C to choose from, 1.7e-5 to 27: neighbours on the path."""
+ROUGH_TOLERANCE = 1e-3
+"""Of the fits to all folds but one, which are only compared."""
 
 
 class Logistic(nn.Module):
-    """An affine map at the optimum of penalised logistic regression. Solved, never trained."""
+    """An affine map at the optimum of penalised logistic regression. Solved, never trained by steps."""
 
-    def __init__(self, spec: HeadSpec, C: float, tolerance: float) -> None:
+    def __init__(self, spec: HeadSpec, C: float | None, tolerance: float) -> None:
         super().__init__()
         self.spec, self.C, self.tolerance = spec, C, tolerance
         self.inputs = Inputs(spec)
@@ -65,184 +56,125 @@ class Logistic(nn.Module):
         logits: Tensor = self.map(self.inputs.joined(arrays))
         return logits
 
-    def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
-        """Set the map to the optimum; returns its objective, for the record."""
-        return solve_together([self], batches)[0]
+    def solve(
+        self, batches: Iterable[FeatureBatch], validation: Iterable[FeatureBatch] | None = None
+    ) -> dict[str, float]:
+        """Set the map to the optimum; returns C and the objective, for the record."""
+        return solve_together([self], batches, validation)[0]
 
 
-def solve_together(heads: Sequence[Logistic], batches: Iterable[FeatureBatch]) -> list[dict[str, float]]:
+def solve_together(
+    heads: Sequence[Logistic], batches: Iterable[FeatureBatch], validation: Iterable[FeatureBatch] | None = None
+) -> list[dict[str, float]]:
     """Solve heads for their own C each; those that read the same arrays share the walks over the batches."""
     found: list[dict[str, float]] = [{} for _ in heads]
     for group in alike([head.inputs for head in heads]):
-        passes = Passes(heads[group[0]].inputs, batches, heads[group[0]].spec)
-        path = _Path(passes, min(heads[place].tolerance for place in group))
-        solved = path.solve([heads[place].C for place in group])
-        for place in group:
-            found[place] = _set(heads[place], passes, solved[heads[place].C])
+        first = heads[group[0]]
+        fits = fit_logistic(
+            first.inputs, batches, first.spec, [heads[place].C for place in group], validation=validation,
+            tolerance=min(heads[place].tolerance for place in group),
+        )  # fmt: skip
+        for place, fitted in zip(group, fits, strict=True):
+            if not fitted.gap <= 10 * heads[place].tolerance:
+                log.warning("logistic: C %g stopped %.1g of its objective above the optimum", fitted.C, fitted.gap)
+            fitted.set(heads[place].map)
+            found[place] = fitted.facts
     return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Solved:
-    """The optimum of one C."""
+class LogisticFit:
+    """A logistic regression at its optimum."""
 
-    strength: float
-    point: Tensor
-    """(K, D + 1) weights and intercepts for centred features, float64."""
-    objective: float
-    left: float
-    """Estimated distance from the optimum, relative."""
-    products: int
-
-    def under(self, strength: float) -> float:
-        """Return the objective of another C at this point."""
-        penalty = float(self.point[:, :-1].square().sum()) / 2
-        return (self.objective - penalty) * strength / self.strength + penalty
-
-
-@torch.no_grad()
-def _set(head: Logistic, passes: Passes, solved: _Solved) -> dict[str, float]:
-    if not solved.left <= 10 * head.tolerance:
-        log.warning("logistic: C %g stopped %.1g of its objective above the optimum", head.C, solved.left)
-    columns, weight, bias = passes.columns, solved.point[:, :-1], solved.point[:, -1]
-    head.map.weight.copy_(columns.spread.T @ weight)
-    head.map.bias.copy_((bias - weight @ passes.mean) @ columns.spread + columns.constant)
-    return {"C": head.C, "objective": solved.objective, "products": float(solved.products)}
-
-
-class _Path:
-    """The optimum as a function of C, as far as it is known."""
-
-    def __init__(self, passes: Passes, tolerance: float) -> None:
-        self.passes, self.tolerance, self.shape = passes, tolerance, (passes.columns.count, passes.width + 1)
-        self.known: dict[float, _Solved] = {}
-        """C -> the optimum of the rungs."""
-        start = Curvature(passes, torch.zeros(1, *self.shape, dtype=torch.float64))
-        self.preconditioners = {0.0: preconditioner(start, 0)}
-        """C -> what was made at its optimum."""
+    weight: Tensor
+    """(C, D) float64."""
+    bias: Tensor
+    """(C,) float64."""
+    C: float
+    gap: float
+    """Estimated distance of the objective from the optimum, relative."""
+    facts: dict[str, float]
+    """For the record: C, the objective, the number of Hessian products, and the loss that C was chosen by."""
 
     @torch.no_grad()
-    def solve(self, strengths: Sequence[float]) -> dict[float, _Solved]:
-        """Return the optimum of every C."""
-        asked = sorted(set(strengths))
-        found: dict[float, _Solved] = {}
-        for strength in self._rungs(asked):
-            found |= self._climb(strength, self.tolerance if strength in asked else ROUGH)
-        rest = [strength for strength in asked if strength not in found]
-        size = 4 * self.shape[0] * (2 * self.passes.rows // self.passes.stride + 16 * self.shape[1])
-        most = max(1, STATE_BYTES // size)
-        for start in range(0, len(rest), most):
-            found |= self._between(rest[start : start + most])
-        return {strength: found[strength] for strength in asked}
-
-    def _rungs(self, asked: Sequence[float]) -> list[float]:
-        """Return values of C that lead from next to nothing to the largest, those that are asked for wherever possible."""
-        rungs = [min(asked[0], self.preconditioners[0.0].balance)]
-        while rungs[-1] < asked[-1]:
-            near = [strength for strength in asked if rungs[-1] < strength <= RUNG * rungs[-1] * (1 + 1e-9)]
-            rungs.append(near[-1] if near else RUNG * rungs[-1])
-        return rungs
-
-    def _climb(self, strength: float, tolerance: float) -> dict[float, _Solved]:
-        """Solve the next rung, from the last one or from where the path points to, whichever is lower."""
-        last = self.known[max(self.known)] if self.known else None
-        start = torch.zeros(self.shape, dtype=torch.float64) if last is None else self._pointed(strength)
-        problem = _Penalised(self, [strength])
-        known = problem.evaluate(torch.arange(1), start.flatten()[None])
-        if last is not None and not known[0] <= last.under(strength):
-            start, known = last.point, None
-        descended = descend(problem, start.flatten()[None], tolerance=tolerance, noise=NOISE, most=STEPS, known=known)
-        found = self._solved([strength], descended)
-        self.known |= found
-        if int(descended.rounds[0]) > SLOW:
-            self.preconditioners[strength] = preconditioner(Curvature(self.passes, found[strength].point[None]), 0)
-        return found
-
-    def _between(self, strengths: Sequence[float]) -> dict[float, _Solved]:
-        """Solve values of C between the rungs, all at once."""
-        starts = torch.stack([self._pointed(strength) for strength in strengths]).flatten(1)
-        problems = _Penalised(self, strengths)
-        return self._solved(strengths, descend(problems, starts, tolerance=self.tolerance, noise=NOISE, most=STEPS))
-
-    def _pointed(self, strength: float) -> Tensor:
-        """Return the (K, D + 1) value at log C of the polynomial through the nearest rungs."""
-        near = sorted(self.known, key=lambda rung: abs(math.log(rung / strength)))[:NEAR]
-        total = torch.zeros(self.shape, dtype=torch.float64)
-        for rung in near:
-            share = math.prod(math.log(strength / o) / math.log(rung / o) for o in near if o != rung)
-            total += share * self.known[rung].point
-        return total
-
-    def _solved(self, strengths: Sequence[float], descended: Descended) -> dict[float, _Solved]:
-        left = descended.left / descended.values.abs().clamp_min(1e-300)
-        return {
-            strength: _Solved(
-                strength, descended.points[number].reshape(self.shape), float(descended.values[number]), float(left[number]),
-                int(descended.products[number]),
-            )
-            for number, strength in enumerate(strengths)
-        }  # fmt: skip
+    def set(self, affine: nn.Linear) -> None:
+        """Copy the optimum into an affine map."""
+        affine.weight.copy_(self.weight)
+        affine.bias.copy_(self.bias)
 
 
-class _Penalised:
-    """The objectives of some values of C. See `Problems`."""
+def fit_logistic(
+    inputs: Inputs,
+    batches: Iterable[FeatureBatch],
+    spec: HeadSpec,
+    strengths: Sequence[float | None],
+    *,
+    validation: Iterable[FeatureBatch] | None = None,
+    tolerance: float = TOLERANCE,
+) -> list[LogisticFit]:
+    """Fit one logistic regression for every C; None: the one of `STRENGTHS` with the least loss on rows it has not seen.
 
-    def __init__(self, path: _Path, strengths: Sequence[float]) -> None:
-        self.passes, self.shape = path.passes, path.shape
-        self.strengths = torch.tensor(strengths, dtype=torch.float64)
-        self.preconditioners = list(path.preconditioners.values())
-        rungs = list(path.preconditioners)
-        self.nearest = torch.tensor([rungs.index(_nearest(strength, rungs)) for strength in strengths])
-
-    def evaluate(self, which: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return C * the summed losses + half the squared weights, and the gradients."""
-        points = points.reshape(-1, *self.shape)
-        losses, slopes = self.passes.losses(points)
-        strengths, weights = self.strengths[which], points[:, :, :-1]
-        slopes *= strengths[:, None, None]
-        slopes[:, :, :-1] += weights
-        return strengths * losses + weights.square().sum((1, 2)) / 2, slopes.flatten(1)
-
-    def curvature(self, which: Tensor, points: Tensor) -> Product:
-        """Return the Hessians as a function."""
-        there, strengths = Curvature(self.passes, points.reshape(-1, *self.shape)), self.strengths[which]
-
-        def product(places: Tensor, directions: Tensor) -> Tensor:
-            directions = directions.reshape(-1, *self.shape)
-            found = strengths[places, None, None] * there.product(places, directions)
-            found[:, :, :-1] += directions[:, :, :-1]
-            return found.flatten(1)
-
-        return product
-
-    def preconditioned(self, which: Tensor, slopes: Tensor) -> Tensor:
-        """Return the slopes times the inverse that was made nearest."""
-        found = torch.empty_like(slopes)
-        for number in sorted(set(self.nearest[which].tolist())):
-            here = (self.nearest[which] == number).nonzero()[:, 0]
-            near, given = self.preconditioners[number], slopes[here].reshape(-1, *self.shape)
-            found[here] = near.apply(self.strengths[which[here]], given).flatten(1)
-        return found
+    Raises:
+        ConfigError: the training rows all have the same label.
+    """
+    passes = Passes(inputs, batches, spec)
+    choosing = None in strengths
+    values = sorted({*(C for C in strengths if C is not None), *(STRENGTHS if choosing else ())})
+    folds = None if validation is not None or not choosing else split_folds(batches, spec)
+    alone = choosing and validation is None and folds is None  # a class of one row: nothing can be left out
+    values = sorted({*values, 1 / inputs.width}) if alone else values
+    solved = LogisticPath(passes, tolerance).solve(values)
+    chosen, loss = 1 / inputs.width, math.nan
+    if choosing and not alone:
+        candidates = [solved[C] for C in STRENGTHS]
+        losses = _validate(candidates, passes, validation) if folds is None else _cross_validate(inputs, spec, folds)
+        place = int(losses.argmin())  # of equal losses the smallest C
+        chosen, loss = STRENGTHS[place], float(losses[place])
+    return [_build_fit(solved[chosen if C is None else C], passes, loss if C is None else math.nan) for C in strengths]
 
 
-def _nearest(strength: float, rungs: Sequence[float]) -> float:
-    """Return the rung where a preconditioner was made that is nearest to C; that at W = 0 stands for all below the others."""
-    made = [rung for rung in rungs if rung]
-    if not made or strength < min(made) / RUNG:
-        return 0.0
-    return min(made, key=lambda rung: abs(math.log(rung / strength)))
+def _build_fit(solution: Solution, passes: Passes, loss: float) -> LogisticFit:
+    weight, bias = solution.to_affine(passes)
+    facts = {"C": solution.strength, "objective": solution.objective, "products": float(solution.products)}
+    if math.isfinite(loss):
+        facts["selection_loss"] = loss
+    return LogisticFit(weight, bias, solution.strength, solution.left, facts)
 
 
-def build(spec: HeadSpec, *, C: float = 1.0, tolerance: float = 1e-5) -> Logistic:
+def _validate(candidates: Sequence[Solution], passes: Passes, rows: Iterable[FeatureBatch] | None) -> Tensor:
+    """Return the (S,) mean losses of the candidates on some rows."""
+    assert rows is not None
+    maps = [solution.to_affine(passes) for solution in candidates]
+    total, count = compute_losses(maps, passes.inputs, rows, passes.spec)
+    return total / max(1, count)
+
+
+def _cross_validate(
+    inputs: Inputs, spec: HeadSpec, folds: Sequence[tuple[list[FeatureBatch], list[FeatureBatch]]]
+) -> Tensor:
+    """Return the (S,) mean losses of every C, each row measured by the fit to the other folds."""
+    total, count = torch.zeros(len(STRENGTHS), dtype=torch.float64), 0
+    for learnt, left_out in folds:
+        passes = Passes(inputs, learnt, spec)
+        solved = LogisticPath(passes, ROUGH_TOLERANCE).solve(STRENGTHS)
+        losses, rows = compute_losses([solved[C].to_affine(passes) for C in STRENGTHS], inputs, left_out, spec)
+        total, count = total + losses, count + rows
+    return total / max(1, count)
+
+
+def build(spec: HeadSpec, *, C: float | None = None, tolerance: float = TOLERANCE) -> Logistic:
     """Return a logistic regression; `C` weighs the losses against the squared weights, as in scikit-learn.
 
-    The objective ends within about `tolerance` of the optimum, relatively; scikit-learn's own default ends less near.
+    Args:
+        spec: what it reads and says.
+        C: the inverse of the penalty; None: chosen by the loss on validation rows, or by folds of the training rows.
+        tolerance: relative distance of the objective from the optimum; scikit-learn's own default ends less near.
 
     Raises:
         ConfigError: lists every option out of range, and a regression, which has no classes.
     """
     check(
-        (0 < C < math.inf, f"C must be positive, got {C}"),
+        (C is None or 0 < C < math.inf, f"C must be positive, got {C}"),
         (LEAST <= tolerance < 1, f"tolerance must lie in [{LEAST:g}, 1), got {tolerance}: products are in float32"),
         (spec.task != "regression", "logistic cannot do regression: it tells classes apart. Give --head ridge"),
     )

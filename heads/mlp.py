@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from featurecache.checks import check
 from heads import HeadSpec
 from heads._inputs import Inputs
+from heads._outputs import Outputs
 
 CONSUMES = "last"
 LEARNING_RATE = 1e-3
@@ -36,10 +37,11 @@ class Perceptron(nn.Module):
             blocks += [ACTIVATIONS[activation](), nn.Dropout(dropout)]
         self.hidden = nn.Sequential(*blocks)
         self.map = nn.Linear(width, spec.num_classes)
+        self.outputs = Outputs(spec)
 
     def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """Arrays of (B, D) -> (B, C) logits."""
-        logits: Tensor = self.map(self.hidden(self.inputs.joined(arrays)))
+        logits: Tensor = self.outputs(self.map(self.hidden(self.inputs.joined(arrays))))
         return logits
 
 

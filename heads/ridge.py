@@ -211,9 +211,11 @@ class Ridge(nn.Module):
         logits: Tensor = self.map(self.inputs.joined(arrays))
         return logits
 
-    def solve(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
+    def solve(
+        self, batches: Iterable[FeatureBatch], validation: Iterable[FeatureBatch] | None = None
+    ) -> dict[str, float]:
         """Set the map to the closed form; returns what was chosen, for the record."""
-        return solve_together([self], batches)[0]
+        return solve_together([self], batches, validation)[0]
 
     def take(self, fitted: RidgeFit) -> dict[str, float]:
         """Set the map to a solution; returns what was chosen."""
@@ -224,7 +226,9 @@ class Ridge(nn.Module):
         return fitted.chosen()
 
 
-def solve_together(heads: Sequence[Ridge], batches: Iterable[FeatureBatch]) -> list[dict[str, float]]:
+def solve_together(
+    heads: Sequence[Ridge], batches: Iterable[FeatureBatch], validation: Iterable[FeatureBatch] | None = None
+) -> list[dict[str, float]]:
     """Solve heads of several grids of lambda; those that read the same arrays share one factorisation."""
     found: list[dict[str, float]] = [{} for _ in heads]
     for group in alike([head.inputs for head in heads]):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from featurecache.checks import check
 from heads import HeadSpec
 from heads._inputs import Inputs
+from heads._outputs import Outputs
 
 PAPER = "Deep contextualized word representations (2018)"
 CONSUMES = "all"
@@ -34,6 +35,7 @@ class ScalarMix(nn.Module):
         equal = len(set(widths)) == 1
         self.projections = None if equal else nn.ModuleList(nn.Linear(d, widths[-1], bias=False) for d in widths)
         self.map = nn.Linear(widths[-1], spec.num_classes)
+        self.outputs = Outputs(spec)
 
     def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """L arrays of (B, D_l) -> (B, C) logits."""
@@ -41,7 +43,7 @@ class ScalarMix(nn.Module):
         if self.projections is not None:
             layers = [project(x) for project, x in zip(self.projections, layers, strict=True)]
         mixed = torch.einsum("l,lbd->bd", self.weights(), torch.stack(layers))
-        logits: Tensor = self.map(self.gamma * mixed)
+        logits: Tensor = self.outputs(self.map(self.gamma * mixed))
         return logits
 
     def weights(self) -> Tensor:

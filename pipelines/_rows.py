@@ -22,6 +22,11 @@ def labelled_rows(store: FeatureStore, split: str) -> npt.NDArray[np.int64]:
     return split_rows(store, split, labelled=True)
 
 
+def every_training_row(train: CachedSource) -> CachedSource:
+    """Return all readable rows of the split train, labelled or not, with the arrays of a source that learns from some."""
+    return CachedSource(train.store, train.arrays, split_rows(train.store, "train"))
+
+
 def trainable(train: CachedSource) -> list[tuple[bool, str]]:
     """Return the conditions, as `check` takes them, under which there is something to learn."""
     path, task = str(train.store.path), train.store.header.task

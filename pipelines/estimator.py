@@ -6,6 +6,8 @@ classifier (`clone`, `cross_val_score`, `GridSearchCV`, pipelines) takes the hea
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -24,14 +27,17 @@ from featurecache.errors import ConfigError
 from featurecache.places import Url
 from featurecache.sources.cached import CachedSource
 from featurecache.sources.in_memory import InMemory
+from featurecache.sources.statistics import shrink_deviations
 from featurecache.stores import FeatureStore, open_store
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
 from pipelines._arrays import compare_stored, select_arrays
-from pipelines._rows import labelled_rows, trainable
+from pipelines._rows import every_training_row, labelled_rows, trainable
 from pipelines.objectives.cross_entropy import build as cross_entropy
+from pipelines.training.convergence import describe_improving
 from pipelines.training.fitting import fit
 from pipelines.training.outputs import outputs_of
+from pipelines.training.problem import FEW_ROWS
 from pipelines.training.recipe import Recipe, usual_epochs
 from pipelines.training.stack import Member
 from pipelines.training.training import SOLVING_BATCH
@@ -152,21 +158,31 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _train(self, room: Any, spec: HeadSpec, train: Any, validation: Any) -> None:
         """Build the head, solve it where it has a closed form, and train what is left to be trained."""
         options = {**self.options}
+        spec = replace(spec, converge=len(train) <= FEW_ROWS and self._leaves_steps_open())
         probe = build_head(self.head, spec, options)
         learns = self.epochs != 0 and any(p.requires_grad for p in probe.parameters())
         if learns and isinstance(train, InMemory):
             train, validation = self._parted(train)
         if self.standardise and getattr(room, "STANDARDISED", True):
-            spec = replace(spec, statistics=train.statistics())
+            every = every_training_row(train) if isinstance(train, CachedSource) else train
+            spec = replace(spec, statistics=shrink_deviations(every.statistics(), len(train)))
         torch.manual_seed(self.seed)
         head = build_head(self.head, spec, options)
         member = Member(head, self.lr or room.LEARNING_RATE or 0.0, self.weight_decay, None, torch.get_rng_state())
-        self.chosen_ = head.solve(train.walk(SOLVING_BATCH)) if isinstance(head, ClosedForm) else {}
+        chosen_on = None if validation is None else validation.walk(SOLVING_BATCH)
+        self.chosen_ = head.solve(train.walk(SOLVING_BATCH), chosen_on) if isinstance(head, ClosedForm) else {}
         epochs = usual_epochs(len(train), self.batch_size) if self.epochs is None else self.epochs
         recipe = Recipe(epochs=epochs, batch_size=self.batch_size, data_seed=self.seed, device=self.device)
         fit([member], train, validation, cross_entropy("classification").to(self.device), recipe, "classification")
         self.head_: nn.Module = head
         self.best_epoch_, self.history_ = member.best_epoch, member.history
+        if member.still_improving:
+            warnings.warn(describe_improving(self.head, 1, 1), ConvergenceWarning, stacklevel=3)
+
+    def _leaves_steps_open(self) -> bool:
+        """Return whether nothing is said of how the head is trained, so that one with an optimum is brought there."""
+        said = inspect.signature(HeadClassifier).parameters
+        return all(getattr(self, name) == said[name].default for name in ("epochs", "lr", "weight_decay", "batch_size"))
 
     def _parted(self, train: InMemory) -> tuple[InMemory, InMemory | None]:
         """Return the rows to learn from and those to choose by; None where the classes are too small to be parted."""

@@ -27,12 +27,12 @@ from heads._checkpoint import save_head
 from heads._published import Published
 from pipelines._arrays import compare_stored
 from pipelines._evaluation import evaluate, write_predictions
-from pipelines._rows import labelled_rows, trainable
+from pipelines._rows import every_training_row, labelled_rows, trainable
 from pipelines.training.cells import Cell, cells_of
-from pipelines.training.problem import Problem, learn, problems_of, standardises
+from pipelines.training.problem import Problem, converges, learn, problems_of, standardises
 from pipelines.training.selection import as_csv, columns_of, selected, sweep_rows
 from pipelines.training.settings import Training
-from pipelines.training.training import Trained, of_arrays, train_cells
+from pipelines.training.training import Trained, describe_standardisation, of_arrays, train_cells
 
 CHECKPOINT = "checkpoint.pt"
 SHOWN = 10
@@ -136,7 +136,8 @@ def run(config: TrainHeadConfig) -> TrainReport:
     first = plan.cells[0]
     if not config.sweep:
         config = replace(config, lr=first.lr or None, standardise=standardises(first, config))
-    config = replace(config, epochs=config.passes(len(plan.sources["train"])))
+    converged = all(cell.converge for cell in plan.cells)
+    config = replace(config, epochs=0 if converged else config.passes(len(plan.sources["train"])))
     if is_done(config.out, _wanted(store, plan, config)):
         return TrainReport(config.out, read_run(config.out)[1], repeated=True)
     warn_of_constant_features(store, plan.arrays)
@@ -205,6 +206,7 @@ def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
         split: CachedSource(store, arrays, labelled_rows(store, split), views=drawn.get(split, 1))
         for split in ("train", "val", "test")
     }
+    cells = [replace(cell, converge=converges(cell, config, len(sources["train"]))) for cell in cells]
     problem = Problem.of(sources["train"])
     published = Published.read(*config.load_published) if config.load_published else None
     problems = problems_of(cells, problem, config, published)
@@ -230,6 +232,7 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
         sources["train"],
         sources["val"],
         config,
+        standardise_by=every_training_row(sources["train"]),
         checkpoint=config.out / CHECKPOINT,
         published=plan.published,
     )
@@ -248,7 +251,9 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
     record = {
         "head": best.cell.head, "arrays": list(best.spec.shapes), "combine": best.spec.combine, "task": task,
         "class_names": list(store.header.class_names), "metrics": metrics, "selected_by": f"val {primary(task)}",
-        "best_epoch": best.member.best_epoch, "epochs": config.epochs, "closed_form": dict(final.solved),
+        "best_epoch": best.member.best_epoch, "epochs": config.epochs, "still_improving": best.member.still_improving,
+        "standardised_by": describe_standardisation(every_training_row(sources["train"]), best.spec),
+        "closed_form": dict(final.solved),
         "parameters": parameters, "trained_parameters": trained_parameters,
         "rows": {split: len(source) for split, source in sources.items()},
         "features": {**origin, "arrays": [asdict(store.header.array(name)) for name in best.spec.shapes]}, "environment": environment(),
@@ -264,7 +269,9 @@ def _refitted(best: Trained, store: FeatureStore, plan: Plan, config: TrainHeadC
     rows = np.union1d(train.rows, plan.sources["val"].rows)
     both = CachedSource(store, best.cell.arrays, rows, views=train.views)
     again_config = replace(config, epochs=best.member.best_epoch)
-    (again,) = train_cells([best.cell], both, None, again_config, published=plan.published)
+    (again,) = train_cells(
+        [best.cell], both, None, again_config, standardise_by=every_training_row(train), published=plan.published
+    )
     return selected([again])[0]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featurecache.devices import environment
 from featurecache.errors import DivergedError, FeatureCacheError
@@ -20,7 +20,7 @@ from featurecache.reports import Table
 from featurecache.runs import discard, is_done, read_run, recorded_place, write_history, write_record
 from featurecache.sources import FeatureSource
 from featurecache.sources.live import FORWARD, LiveSource
-from featurecache.sources.statistics import statistics_of
+from featurecache.sources.statistics import compute_target_statistics, shrink_deviations, statistics_of
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, save_head
 from pipelines._evaluation import measured, write_rows
@@ -111,9 +111,9 @@ def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks, guide: Gui
     with images_of(plan, config, ranks) as images, products_in(precision), torch.random.fork_rng():
         sources, skipped = sources_of(plan, images, config, ranks)
         torch.manual_seed(config.seed)
-        head, spec, solved = _started(plan, whole(sources["train"], ranks), config)
+        head, spec, solved = _started(plan, whole(sources["train"], ranks), _targets_of(sources["train"]), config)
         member = Member(head, plan.rates[0], config.weight_decay)
-        pace = _fitted(member, plan, sources, config, ranks, guide)
+        pace = _fitted(member, spec, plan, sources, config, ranks, guide)
         metrics = {
             split: _measured(head, plan, sources[split], config, ranks)
             for split in ("val", "test") if len(sources[split])
@@ -126,7 +126,7 @@ def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks, guide: Gui
         write_history(config.out, member.history)
     record = {
         **_facts(plan, config), "metrics": metrics, "closed_form": solved, "best_epoch": member.best_epoch,
-        **_sizes(plan, head), **_pace(pace, plan, ranks), "costs": costs_of(plan, config.batch_size // config.accumulate),
+        "still_improving": member.still_improving, **_sizes(plan, head), **_pace(pace, plan, ranks), "costs": costs_of(plan, config.batch_size // config.accumulate),
         "rows": {split: len(source) for split, source in sources.items()},
         "skipped": {plan.dataset.table.sample_id[row]: why for row, why in skipped.items()},
         "selected_by": f"val {primary(header.task)}", "environment": environment(),
@@ -138,7 +138,7 @@ def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks, guide: Gui
 
 
 def _started(
-    plan: Plan, train: FeatureSource, config: TrainOnlineConfig
+    plan: Plan, train: FeatureSource, targets: Tensor, config: TrainOnlineConfig
 ) -> tuple[nn.Module, HeadSpec, dict[str, float]]:
     """Return (head, its spec, what a closed form chose): that of a run, or one on features as they are before training."""
     if plan.start is not None:
@@ -149,12 +149,17 @@ def _started(
     batches: Any = train.walk(FORWARD)
     if solves:  # walked several times, and images are dear
         batches = [_on_cpu(batch) for batch in batches]
-    statistics = statistics_of(map(_on_cpu, batches)) if standardises else {}
-    spec = replace(plan.spec, statistics=statistics)
+    scaled = compute_target_statistics(targets) if plan.header.task == "regression" else None
+    statistics = shrink_deviations(statistics_of(map(_on_cpu, batches)), len(train)) if standardises else {}
+    spec = replace(plan.spec, statistics=statistics, target_statistics=scaled)
     head = build_head(config.head, spec, config.head_option)
     if plan.published is not None:
         plan.published.set(config.head, head)
     return head, spec, head.solve(batches) if isinstance(head, ClosedForm) else {}
+
+
+def _targets_of(source: LiveSource) -> Tensor:
+    return source.targets(source.rows)
 
 
 def _on_cpu(batch: FeatureBatch) -> FeatureBatch:
@@ -163,6 +168,7 @@ def _on_cpu(batch: FeatureBatch) -> FeatureBatch:
 
 def _fitted(
     member: Member,
+    spec: HeadSpec,
     plan: Plan,
     sources: Mapping[str, LiveSource],
     config: TrainOnlineConfig,
@@ -175,10 +181,11 @@ def _fitted(
         DivergedError: the loss ceased to be a number.
     """
     train, validation, task = sources["train"], sources["val"], plan.header.task
-    targets = train.targets(train.rows).numpy()
+    targets = _targets_of(train).numpy()
     weights = balanced(targets, len(plan.header.class_names)) if config.class_weights == "balanced" else None
     objective: Objective = cross_entropy(
-        task, label_smoothing=config.label_smoothing, class_weights=weights
+        task, label_smoothing=config.label_smoothing, class_weights=weights,
+        target_scale=None if spec.target_statistics is None else spec.target_statistics[1],
     ).to(config.device)  # fmt: skip
     rows: FeatureSource = train
     if guide:

@@ -42,6 +42,8 @@ class Fold:
     train: Part
     validation: Part | None
     """None: the last values are kept."""
+    standardise_by: Part | None = None
+    """Rows whose features, without labels, say how features are standardised; None: those of `train`. Few rows know no scale."""
     seed: int = 0
     """Added to the seed of the heads' start and to that of the row order."""
     settings: Sequence[Mapping[str, Any]] = ()
@@ -82,7 +84,7 @@ class Trial:
     """What is to be said of its rows."""
 
     def __post_init__(self) -> None:
-        learnt = [self.fold.train, self.fold.validation]
+        learnt = [self.fold.train, self.fold.validation, self.fold.standardise_by]
         chosen = [part for judge in self.judges for part in (judge.fold.train, judge.fold.validation, judge.part)]
         problems = [
             problem

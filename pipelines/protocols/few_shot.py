@@ -9,6 +9,7 @@ import numpy as np
 from featurecache.checks import check
 from featurecache.errors import StoreContentsError
 from featurecache.seeding import generator
+from featurecache.sources.cached import split_rows
 from featurecache.stores import FeatureStore
 from pipelines._rows import labelled_rows
 from pipelines.protocols import Fold, Part, Plan, Rows, Trial, known_classes, need_classes, rows_of
@@ -67,9 +68,11 @@ def drawn_fold(
     }  # fmt: skip
     _enough(store, chosen, wanted, "train and val beside them")
     read = view or store
+    every = split_rows(store, "train")
     return Fold(
         name=f"shots-{shots}-seed-{seed}", train=Part(read, np.sort(taken)), seed=seed,
         validation=Part(read, np.sort(np.concatenate(list(chosen.values())))),
+        standardise_by=Part(read, every[np.isin(targets[every], [*classes, -1])]),
     )  # fmt: skip
 
 

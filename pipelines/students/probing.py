@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featurecache.checks import bind_options, check
 from featurecache.devices import environment
 from featurecache.metrics import primary
 from featurecache.runs import write_history, write_record
 from featurecache.sources.joined import JoinedSource, taught, teacher_array
-from featurecache.sources.statistics import statistics_of
+from featurecache.sources.statistics import compute_target_statistics, shrink_deviations, statistics_of
 from featurecache.sources.teachers import Teacher
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, save_head
@@ -55,12 +55,15 @@ def train_probe(config: TrainStudentConfig, opened: Opened) -> TrainReport:
     train, task = sources["train"], dataset.task
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
+        learnt = torch.from_numpy(np.asarray(dataset.table.target)[rows["train"]])
+        scaled = compute_target_statistics(learnt) if task == "regression" else None
         spec = HeadSpec(
             shapes={teacher_array(n): (one.width,) for n, one in enumerate(train.teachers)},
-            num_classes=max(1, len(dataset.class_names)), task=task, statistics=statistics_of(train.walk(WALK)),
+            num_classes=max(1, len(dataset.class_names)), task=task,
+            statistics=shrink_deviations(statistics_of(train.walk(WALK)), len(train)), target_statistics=scaled,
         )  # fmt: skip
         member = Member(build_head(name, spec, {}), config.lr or HEADS.load(name).LEARNING_RATE, config.weight_decay)
-        solved = _trained(member, sources, rows, config, dataset)
+        solved = _trained(member, sources, rows, config, dataset, scaled)
     metrics = {}
     for split in ("val", "test"):
         if len(sources[split]):
@@ -72,7 +75,7 @@ def train_probe(config: TrainStudentConfig, opened: Opened) -> TrainReport:
     record = {
         "head": name, "arrays": list(spec.shapes), "combine": spec.combine, "task": task,
         "class_names": list(dataset.class_names), "metrics": metrics, "selected_by": f"val {primary(task)}",
-        "best_epoch": member.best_epoch, "epochs": config.epochs, "closed_form": solved, **_sizes(member.head),
+        "best_epoch": member.best_epoch, "still_improving": member.still_improving, "epochs": config.epochs, "closed_form": solved, **_sizes(member.head),
         "rows": {split: len(found) for split, found in rows.items()},
         "features": {"backbone": {"name": PROBE}, "data": dict(dataset.identity), "origin": {}, "tokens": [], "arrays": []},
         "objective": {"name": PROBE, "options": dict(config.objective_option), "prec": None, "parameters": 0,
@@ -96,10 +99,12 @@ def _trained(
     rows: Mapping[str, Any],
     config: TrainStudentConfig,
     dataset: Any,
+    scaled: tuple[Tensor, Tensor] | None,
 ) -> dict[str, float]:
     """Solve the head where it has a closed form, and train what of it learns by steps."""
     head = member.head
-    solved = head.solve(sources["train"].walk(WALK)) if isinstance(head, ClosedForm) else {}
+    chosen_on = sources["val"].walk(WALK) if len(sources["val"]) else None
+    solved = head.solve(sources["train"].walk(WALK), chosen_on) if isinstance(head, ClosedForm) else {}
     weights = None
     if config.class_weights == "balanced":
         check(
@@ -109,9 +114,10 @@ def _trained(
             )
         )
         weights = balanced(np.asarray(dataset.table.target)[rows["train"]], len(dataset.class_names))
-    objective = likelihood(dataset.task, label_smoothing=config.label_smoothing, class_weights=weights).to(
-        config.device
-    )
+    objective = likelihood(
+        dataset.task, label_smoothing=config.label_smoothing, class_weights=weights,
+        target_scale=None if scaled is None else scaled[1],
+    ).to(config.device)  # fmt: skip
     steps, count = config.steps, len(sources["train"])
     recipe = Recipe(
         epochs=config.epochs if steps is None else whole_epochs(steps, count, config.batch_size), batch_size=config.batch_size,

@@ -41,6 +41,8 @@ class Cell:
     seed: int
     named: Mapping[str, Any]
     """What the sweep set, by name; {} of a single head."""
+    converge: bool = False
+    """Whether a head with a convex loss ends at its optimum; see `HeadSpec.converge`."""
 
     @property
     def kind(self) -> Hashable:

@@ -272,9 +272,15 @@ class _Training:
         if not math.isfinite(loss):
             member.diverged = self.epoch
             return
-        if not value or value > member.best:  # not a number is never better
+        if not value or self._is_better(value, member.best):
             member.best, member.best_epoch = value or member.best, self.epoch
             self.kept[number] = stack.of(place)
             if self.learning:
                 self.kept_source = self.learning.state()
             self.kept_objective = self.criterion.state()
+
+    def _is_better(self, value: Standing, best: Standing) -> bool:
+        """Return whether values are kept instead of the best ones so far: the later of equal ones; never where one is NaN."""
+        if self.recipe.select == "loss" and self.task != "regression":
+            value, best = value[1:], best[1:]
+        return value >= best

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featurecache.errors import StoreContentsError
+from featurecache.errors import ConfigError, StoreContentsError
 from featurecache.features import Task
 from featurecache.sources.cached import CachedSource
 from heads import HEADS, ClosedForm, HeadSpec
@@ -16,6 +16,11 @@ from heads._checkpoint import build_head, refusals
 from heads._published import Published
 from pipelines.training.cells import Cell
 from pipelines.training.settings import Training
+
+FEW_ROWS = 2000
+"""Training rows up to which the optimum of a convex head costs less than the steps that would lead near it."""
+STEPPED = {"lr", "weight_decay", "momentum", "batch_size", "optimizer", "schedule"}
+"""What a sweep or a protocol sets of the steps of a cell."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -38,8 +43,15 @@ class Problem:
             task=header.task, constants=source.constants,
         )  # fmt: skip
 
-    def spec(self, cell: Cell, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> HeadSpec:
-        """Return what the head of a cell is built for.
+    def spec(
+        self,
+        cell: Cell,
+        statistics: Mapping[str, tuple[Tensor, Tensor]],
+        *,
+        targets: tuple[Tensor, Tensor] | None = None,
+        converge: bool = False,
+    ) -> HeadSpec:
+        """Return what the head of a cell is built for; `targets` and `converge` as in `HeadSpec`.
 
         Raises:
             StoreContentsError: the head needs an array of the classes that is not there.
@@ -54,7 +66,7 @@ class Problem:
         return HeadSpec(
             shapes={name: self.shapes[name] for name in cell.arrays}, num_classes=self.num_classes, task=self.task,
             combine=cell.combine, statistics={name: statistics[name] for name in cell.arrays if statistics},
-            constants={name: self.constants[name] for name in needed},
+            constants={name: self.constants[name] for name in needed}, target_statistics=targets, converge=converge,
         )  # fmt: skip
 
 
@@ -72,6 +84,16 @@ def problems_of(
         found += refusals(cell.head, problem.spec(cell, {}), cell.options, published)
         if training.standardise and not getattr(HEADS.load(cell.head), "STANDARDISED", True):
             found.append(f"the head {cell.head} reads features as they are: --standardise does not apply")
+    if cells and not any(_steps(cell, problem) for cell in cells):
+        solved = ", ".join(sorted({cell.head for cell in cells}))
+        for name, given in (
+            ("class_weights", training.class_weights != "none"),
+            ("label_smoothing", training.label_smoothing),
+        ):
+            if given:
+                found.append(
+                    f"{name} changes the loss of heads that are trained by steps, and {solved} is solved. Leave it out"
+                )
     classes = problem.task == "classification"
     need = f"classes, but this is a {problem.task} task"
     if not classes and training.class_weights != "none":
@@ -79,6 +101,11 @@ def problems_of(
     if not classes and training.label_smoothing:
         found.append(f"label_smoothing needs {need}")
     return list(dict.fromkeys(found))
+
+
+def converges(cell: Cell, training: Training, rows: int) -> bool:
+    """Return whether a head with a convex loss ends at its optimum: rows are few, and nothing is said of the steps."""
+    return rows <= FEW_ROWS and training.leaves_steps_open and not STEPPED & cell.named.keys()
 
 
 def learn(cells: Sequence[Cell], problem: Problem) -> bool:
@@ -89,3 +116,13 @@ def learn(cells: Sequence[Cell], problem: Problem) -> bool:
         if isinstance(head, ClosedForm) or any(p.requires_grad for p in head.parameters()):
             return True
     return False
+
+
+def _steps(cell: Cell, problem: Problem) -> bool:
+    """Return whether the head of a cell has values that steps change; one that cannot be built is refused elsewhere."""
+    try:
+        with torch.device("meta"):
+            head = build_head(cell.head, problem.spec(cell, {}), cell.options)
+    except ConfigError:
+        return True
+    return any(p.requires_grad for p in head.parameters())

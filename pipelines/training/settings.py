@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from featurecache.checks import check
@@ -57,6 +57,13 @@ class Learning(Optimising):
     """Option of the head k=v, e.g. start=published; may be given several times."""
 
 
+STEPS = frozenset({
+    "lr", "weight_decay", "label_smoothing", "class_weights", "epochs", "batch_size", "optimizer", "momentum", "nesterov",
+    "schedule", "warmup_epochs", "warmup_lr", "least_lr", "clip_norm",
+})  # fmt: skip
+"""Settings of a training by steps."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training(Learning):
     """How heads are trained on the features of a store; the configs of the verbs that do so extend it."""
@@ -84,6 +91,12 @@ class Training(Learning):
             (self.epochs is None or self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
             (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
         ]
+
+    @property
+    def leaves_steps_open(self) -> bool:
+        """Whether nothing is said of how heads are trained, so that one with an optimum may be brought there."""
+        said = [f for f in fields(Training) if f.name in STEPS and getattr(self, f.name) != f.default]
+        return not said
 
     def settings(self) -> Settings:
         """Return what the cells of a sweep share."""

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipelines.training.convergence import is_improving
+
 RandomState = tuple[Tensor, Tensor | None]
 """Of the generators of the CPU and of the current GPU, where it is used."""
 
@@ -33,6 +35,11 @@ class Member:
     history: list[dict[str, float]] = field(default_factory=list)
     diverged: int = 0
     """Epoch in which the loss ceased to be a number; 0: it never did."""
+
+    @property
+    def still_improving(self) -> bool:
+        """Whether training ended before the loss stopped falling."""
+        return is_improving(self.history, self.best_epoch)
 
 
 class Stack:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.training.optimizers import Rule
 from pipelines.training.schedules import Schedule
@@ -30,6 +30,9 @@ class Stepping:
     """Learning rate at which a cosine ends."""
     clip_norm: float | None = None
     """Cut the gradient of a step to this length, that of a head and what it learns with together; default: never."""
+    select: Literal["loss", "metric"] = "loss"
+    """What the epoch is chosen by on validation: the loss, which few rows tell better, or the task's metric; of equal epochs the
+    later one. A regression is chosen by R2, which is its loss in units of the targets' variance."""
     data_seed: int = 0
     """Seed of the row order."""
     quiet: bool = False

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from featurecache.sources import FeatureSource, Order
 from featurecache.sources.cached import CachedSource
 from featurecache.sources.staged import staged
+from featurecache.sources.statistics import compute_target_statistics, shrink_deviations
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
 from heads._published import Published
@@ -50,11 +51,13 @@ class Trained:
         return sum(size for size, _ in sizes), sum(size for _, size in sizes)
 
 
-def objective_of(training: Training, train: CachedSource) -> CrossEntropy:
+def objective_of(training: Training, train: CachedSource, targets: tuple[Tensor, Tensor] | None) -> CrossEntropy:
     """Return the likelihood of the labels, with the weights and the smoothing that are asked for."""
     weights = class_weights(train) if training.class_weights == "balanced" else None
-    task = train.store.header.task
-    return cross_entropy(task, label_smoothing=training.label_smoothing, class_weights=weights).to(training.device)
+    return cross_entropy(
+        train.store.header.task, label_smoothing=training.label_smoothing, class_weights=weights,
+        target_scale=None if targets is None else targets[1],
+    ).to(training.device)  # fmt: skip
 
 
 def train_cells(
@@ -63,29 +66,46 @@ def train_cells(
     validation: CachedSource | None,
     training: Training,
     *,
+    standardise_by: CachedSource | None = None,
     checkpoint: Path | None = None,
     published: Published | None = None,
 ) -> list[Trained]:
     """Train every cell from one read of the training rows, each keeping its best values on validation.
 
+    Features are standardised by the rows of `standardise_by`, whose labels are not looked at; None: by those of `train`.
     Heads begin at `published` values where there are some.
     A cell ends as it would alone. torch's own generator is left as it was. With `checkpoint`, a stopped training goes on.
     """
     problem = Problem.of(train)
-    statistics = train.statistics() if any(standardises(cell, training) for cell in cells) else {}
-    specs = [problem.spec(cell, statistics if standardises(cell, training) else {}) for cell in cells]
+    statistics, targets = {}, None
+    if any(standardises(cell, training) for cell in cells):
+        statistics = shrink_deviations((standardise_by or train).statistics(), len(train))
+    if problem.task == "regression":
+        targets = compute_target_statistics(train.targets(train.rows))
+    specs = [
+        problem.spec(cell, statistics if standardises(cell, training) else {}, targets=targets, converge=cell.converge)
+        for cell in cells
+    ]
     order: Order = training.order if training.order != "auto" else "shuffled" if train.fits_memory() else "blocks"
     recipe = training.recipe(len(train), order)
     with torch.random.fork_rng():
         members = [_started(cell, spec, published) for cell, spec in zip(cells, specs, strict=True)]
-        solved = _solve(cells, [member.head for member in members], train)
+        solved = _solve(cells, [member.head for member in members], train, validation)
         feeds: Mapping[str, FeatureSource | None] = {"train": train, "val": validation}
         if recipe.epochs and any(p.requires_grad for member in members for p in member.head.parameters()):
             held = {split: source for split, source in (("train", train), ("val", validation)) if source is not None}
             feeds = {"val": None, **staged(held, training.device)}
         rows = feeds["train"]
         assert rows is not None
-        fit(members, rows, feeds["val"], objective_of(training, train), recipe, problem.task, checkpoint=checkpoint)
+        fit(
+            members,
+            rows,
+            feeds["val"],
+            objective_of(training, train, targets),
+            recipe,
+            problem.task,
+            checkpoint=checkpoint,
+        )
     return [Trained(*parts) for parts in zip(cells, specs, members, solved, strict=True)]
 
 
@@ -97,7 +117,9 @@ def _started(cell: Cell, spec: HeadSpec, published: Published | None) -> Member:
     return Member(head, cell.lr, cell.weight_decay, cell.kind, torch.get_rng_state())
 
 
-def _solve(cells: Sequence[Cell], heads: Sequence[nn.Module], train: CachedSource) -> list[Mapping[str, float]]:
+def _solve(
+    cells: Sequence[Cell], heads: Sequence[nn.Module], train: CachedSource, validation: CachedSource | None
+) -> list[Mapping[str, float]]:
     """Solve the closed forms, each once: cells of one kind have the same."""
     solved: dict[Any, tuple[dict[str, Tensor], Mapping[str, float]]] = {}
     firsts: dict[Any, list[int]] = {}
@@ -107,12 +129,15 @@ def _solve(cells: Sequence[Cell], heads: Sequence[nn.Module], train: CachedSourc
             firsts.setdefault((cell.head, cell.arrays, cell.combine), []).append(number)
     for (head, arrays, _), numbers in firsts.items():
         batches = of_arrays(train, arrays).walk(SOLVING_BATCH)
+        chosen_on = (
+            of_arrays(validation, arrays).walk(SOLVING_BATCH) if validation is not None and len(validation) else None
+        )
         together = getattr(HEADS.load(head), "solve_together", None)
         before = [{name: value.clone() for name, value in heads[number].state_dict().items()} for number in numbers]
         if together is not None and len(numbers) > 1:
-            chosen = together([heads[number] for number in numbers], batches)
+            chosen = together([heads[number] for number in numbers], batches, chosen_on)
         else:
-            chosen = [heads[number].solve(batches) for number in numbers]  # type: ignore[operator]
+            chosen = [heads[number].solve(batches, chosen_on) for number in numbers]  # type: ignore[operator]
         for number, old, choice in zip(numbers, before, chosen, strict=True):
             solved[cells[number].kind] = (_changed(old, heads[number].state_dict()), choice)
     for cell, head in zip(cells, heads, strict=True):
@@ -123,6 +148,17 @@ def _solve(cells: Sequence[Cell], heads: Sequence[nn.Module], train: CachedSourc
 
 def _changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in after.items() if not torch.equal(value, before[name])}
+
+
+def describe_standardisation(source: CachedSource | None, spec: HeadSpec) -> dict[str, Any] | None:
+    """Return what a record says of the rows that features are standardised by; None where a head reads them as they are."""
+    if not spec.statistics or source is None:
+        return None
+    return {
+        "rows": len(source),
+        "labels": "not used",
+        "scale": "deviations shrunk towards that of the array, w = N / (N + D)",
+    }
 
 
 def of_arrays(source: CachedSource, arrays: Sequence[str]) -> CachedSource:

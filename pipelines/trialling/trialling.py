@@ -24,10 +24,10 @@ from pipelines._evaluation import evaluate, write_predictions
 from pipelines.protocols import Fold, Judge, Part, Plan, Trial
 from pipelines.training.cells import Cell
 from pipelines.training.outputs import outputs_of_all
-from pipelines.training.problem import Problem
+from pipelines.training.problem import Problem, converges
 from pipelines.training.selection import selected
 from pipelines.training.settings import Training
-from pipelines.training.training import Trained, train_cells
+from pipelines.training.training import Trained, describe_standardisation, train_cells
 
 OF_THE_LOOP = ("momentum", "batch_size", "optimizer", "schedule")
 """What the heads of one read share; settings that differ in it are trained one after the other."""
@@ -144,12 +144,24 @@ def train_fold(fold: Fold, work: Work) -> list[Trained]:
     views = fold.train.store.header.views if work.training.views == "all" else 1
     train = source_of(fold.train, work.arrays, views)
     validation = source_of(fold.validation, work.arrays) if fold.validation is not None else None
+    standardised_by = _standardisation_rows(fold, work)
     found: dict[int, Trained] = {}
     for kind, numbers in kinds.items():
         training = replace(work.training, data_seed=work.training.data_seed + fold.seed, quiet=True, **json.loads(kind))
-        cells = [asked[number][0] for number in numbers]
-        found |= dict(zip(numbers, train_cells(cells, train, validation, training), strict=True))
+        cells = [_decide_convergence(asked[number][0], work, fold) for number in numbers]
+        trained = train_cells(cells, train, validation, training, standardise_by=standardised_by)
+        found |= dict(zip(numbers, trained, strict=True))
     return [found[number] for number in range(len(asked))]
+
+
+def _decide_convergence(cell: Cell, work: Work, fold: Fold) -> Cell:
+    """Return the cell, marked where its head ends at its optimum: rows are few, and neither user nor protocol says how to step."""
+    drawn = {name for setting in fold.settings for name in setting} & {"lr", "lr_factor", "weight_decay", *OF_THE_LOOP}
+    return replace(cell, converge=not drawn and converges(cell, work.training, len(fold.train.rows)))
+
+
+def _standardisation_rows(fold: Fold, work: Work) -> CachedSource | None:
+    return None if fold.standardise_by is None else source_of(fold.standardise_by, work.arrays)
 
 
 def source_of(part: Part, arrays: Sequence[str], views: int = 1) -> CachedSource:
@@ -223,6 +235,8 @@ def _measure(work: Work, trial: Trial, best: Trained, trained: Sequence[Trained]
         or [f"val {primary(task)}"], "candidates": candidates, "best_epoch": best.member.best_epoch, "metrics": metrics,
         "rows": {"train": len(fold.train.rows), "val": len(fold.validation.rows) if fold.validation else 0,
                  **{name: len(part.rows) for name, part in trial.tests.items()}},
+        "still_improving": best.member.still_improving, "standardised_by": describe_standardisation(
+            _standardisation_rows(fold, work) or source_of(fold.train, ()), best.spec),
         "parameters": best.parameters[0], "trained_parameters": best.parameters[1], "closed_form": dict(best.solved),
         "seconds_of_the_fold": seconds,
     })  # fmt: skip

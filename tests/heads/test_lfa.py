@@ -45,7 +45,7 @@ def test_it_records_the_ridge_it_starts_at():
     parts = batches(widths=LAYERS)
     spec = spec_of(widths=LAYERS, standardised_by=parts)
 
-    assert lfa.build(spec).solve(parts) == ridge.build(spec).solve(parts)
+    assert lfa.build(spec, start="ridge").solve(parts) == ridge.build(spec).solve(parts)
 
 
 def test_start_probe_is_the_ridge_over_the_last_layer():
@@ -140,5 +140,5 @@ def test_every_option_out_of_range_is_told():
 
 
 def test_a_start_that_does_not_exist_is_answered_with_those_that_do():
-    with pytest.raises(ConfigError, match="start must be one of ridge, probe, published, got 'zero'"):
+    with pytest.raises(ConfigError, match="start must be one of auto, ridge, probe, published, got 'zero'"):
         build_head("lfa", spec_of(), {"start": "zero"})

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from featurecache.errors import ConfigError
 from featurecache.features import FeatureBatch
-from heads import _logits, _newton, _preconditioner, logistic
+from heads import _logistic_path, _logits, _newton, _preconditioner
 from heads._logits import Passes
 from heads.logistic import Logistic, build, solve_together
 from tests.heads.samples import LAYERS, ONE, batches, joined, spec_of
@@ -162,7 +162,7 @@ def test_a_sweep_that_would_take_too_much_memory_is_solved_in_parts(monkeypatch)
     parts = batches(widths=LAYERS, rows=80, noise=3.0)
     heads = [build(spec_of(widths=LAYERS), C=strength, tolerance=1e-7) for strength in STRENGTHS]
     together = solve_together(heads, parts)
-    monkeypatch.setattr(logistic, "STATE_BYTES", 1)
+    monkeypatch.setattr(_logistic_path, "STATE_BYTES", 1)
 
     apart = solve_together(heads, parts)
 
@@ -212,7 +212,7 @@ def test_a_C_that_weighs_nothing_is_refused(strength):
 
 
 def test_it_says_when_it_stopped_above_the_optimum(monkeypatch, caplog):
-    monkeypatch.setattr(logistic, "STEPS", 1)
+    monkeypatch.setattr(_logistic_path, "STEPS", 1)
     monkeypatch.setattr(_newton, "ROUNDS", 1)
 
     with caplog.at_level(logging.WARNING, "featurecache"):
