@@ -70,7 +70,9 @@ class Kernel(nn.Module):
         values, ways = torch.linalg.eigh(likeness(marks, marks, self.shape).double())
         kept = values > SMALL * values[-1]
         root = ways[:, kept] / values[kept].sqrt()
-        fitted = solve_ridge(_Lifted(self.inputs, marks, self.shape, root), batches, self.spec, self.penalties)
+        fitted = solve_ridge(
+            _Lifted(self.inputs, marks, self.shape, root), batches, self.spec, self.penalties, validation
+        )
         weight, self.bias = (part.float() for part in as_logits(fitted, self.spec.task))
         self.weight = root.float() @ weight
         return {**fitted.chosen(), "landmarks": float(len(self.landmarks))}

@@ -140,7 +140,7 @@ def solve_together(
             for depth in depths:
                 if depth not in fits:
                     read = head.asks(depth)
-                    fits[depth] = read, solve_ridge(read, batches, head.spec)
+                    fits[depth] = read, solve_ridge(read, batches, head.spec, validation=validation)
             best = min(depths, key=lambda depth: min(fits[depth][1].errors))
             found[place] = head.take(*fits[best], best)
     return found

@@ -77,7 +77,7 @@ def solve_together(
             (fitted,) = fit_logistic(first.inputs, batches, first.spec, [None], validation=validation)
             weight, bias, facts = fitted.weight, fitted.bias, fitted.facts
         else:
-            ridge = solve_ridge(first.inputs, batches, first.spec)
+            ridge = solve_ridge(first.inputs, batches, first.spec, validation=validation)
             columns, bias = as_logits(ridge, first.spec.task)
             weight, facts = columns.T, ridge.chosen()
         for place in group:

@@ -3,6 +3,7 @@
 Rows are centred, so the intercept is not penalised. With the centred Gram matrix G = Q diag(w) Q', the prediction of
 row i under lambda is x_i Q diag(1 / (w + lambda)) Q' X'Y, and its leave-one-out residual is the residual divided by
 1 - h_i with h_i = 1/N + sum_j (x_i Q)_j^2 / (w_j + lambda) (Allen's PRESS). Everything is summed in float64.
+Where a class has a single row, nothing is known of it without that row: lambda is then chosen by the loss on validation rows.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class RidgeFit:
 
     def chosen(self) -> dict[str, float]:
         """Return what was chosen, for the record."""
-        return {"lambda_per_row": self.penalty, "leave_one_out_error": min(self.errors)}
+        error = self.errors[self.penalties.index(self.penalty)]
+        return {"lambda_per_row": self.penalty, "leave_one_out_error": error}
 
 
 def one_hot(targets: Tensor, num_classes: int, task: Task) -> Tensor:
@@ -61,28 +63,41 @@ def one_hot(targets: Tensor, num_classes: int, task: Task) -> Tensor:
 
 
 def solve_ridge(
-    inputs: Inputs, batches: Iterable[FeatureBatch], spec: HeadSpec, penalties: tuple[float, ...] = LAMBDAS
+    inputs: Inputs,
+    batches: Iterable[FeatureBatch],
+    spec: HeadSpec,
+    penalties: tuple[float, ...] = LAMBDAS,
+    validation: Iterable[FeatureBatch] | None = None,
 ) -> RidgeFit:
     """Fit a ridge regression from a stream that is walked three times; lambda has the least leave-one-out error.
 
     Memory is D^2, and min(N, D) * D where there are fewer rows than features; it does not grow with N.
     """
-    return solve_ridges(inputs, batches, spec, [penalties])[0]
+    return solve_ridges(inputs, batches, spec, [penalties], validation)[0]
 
 
 def solve_ridges(
-    inputs: Inputs, batches: Iterable[FeatureBatch], spec: HeadSpec, grids: Sequence[tuple[float, ...]]
+    inputs: Inputs,
+    batches: Iterable[FeatureBatch],
+    spec: HeadSpec,
+    grids: Sequence[tuple[float, ...]],
+    validation: Iterable[FeatureBatch] | None = None,
 ) -> list[RidgeFit]:
     """Fit one ridge regression for each grid of penalties, all from one factorisation and the same three walks."""
     problem = _Problem.of(inputs, batches, spec)
     every = tuple(sorted({penalty for grid in grids for penalty in grid}))
     errors = dict(zip(every, problem.errors(batches, every), strict=True))
-    chosen = [min(grid, key=errors.__getitem__) for grid in grids]
-    for grid, best in dict(zip(grids, chosen, strict=True)).items():
+    measured = problem.validate(validation, every) if validation is not None and problem.has_single_rows else None
+    choices = errors if measured is None else {penalty: loss for penalty, (loss, _) in measured.items()}
+    chosen = [min(grid, key=choices.__getitem__) for grid in grids]
+    for grid, best in dict(zip(grids, chosen, strict=True)).items() if measured is None else ():
         if len(grid) > 2 and best in (min(grid), max(grid)):
             log.warning("ridge over %s: the best lambda %.3g lies at the edge of the grid", _named(inputs), best)
     distinct = tuple(dict.fromkeys(chosen))
-    temperatures = [1.0] * len(distinct) if spec.task == "regression" else problem.temperatures(batches, distinct)
+    if measured is not None:
+        temperatures = [measured[penalty][1] for penalty in distinct]
+    else:
+        temperatures = [1.0] * len(distinct) if spec.task == "regression" else problem.temperatures(batches, distinct)
     fits = {}
     for penalty, temperature in zip(distinct, temperatures, strict=True):
         weight = problem.weight(penalty)
@@ -164,6 +179,22 @@ class _Problem:
         fitted = self.target_mean + projected @ (inverse[:, None] * self.right)
         return targets - (targets - fitted) / (1 - leverage).clamp_min(1e-12)[:, None]
 
+    @property
+    def has_single_rows(self) -> bool:
+        """Whether some class has one row only."""
+        counts = self.target_mean * self.count
+        return self.spec.task == "classification" and bool(((counts > 0.5) & (counts < 1.5)).any())
+
+    def validate(self, rows: Iterable[FeatureBatch], penalties: tuple[float, ...]) -> dict[float, tuple[float, float]]:
+        """Return lambda -> (least summed cross-entropy on some rows, the temperature under which it is that)."""
+        losses = torch.zeros(len(penalties), len(TEMPERATURES), dtype=torch.float64)
+        for projected, targets in self._projections(rows):
+            for i, penalty in enumerate(penalties):
+                predictions = self.target_mean + projected @ (self._inverse(penalty)[:, None] * self.right)
+                losses[i] += torch.stack([_loss(t * predictions, targets, t, self.spec.task) for t in TEMPERATURES])
+        best = losses.argmin(1).tolist()
+        return {p: (float(losses[i, best[i]]), TEMPERATURES[best[i]]) for i, p in enumerate(penalties)}
+
     def _projections(self, batches: Iterable[FeatureBatch]) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in batches:
             x, y = _columns(self.inputs, batch, self.spec)
@@ -233,7 +264,7 @@ def solve_together(
     found: list[dict[str, float]] = [{} for _ in heads]
     for group in alike([head.inputs for head in heads]):
         first = heads[group[0]]
-        fits = solve_ridges(first.inputs, batches, first.spec, [heads[place].penalties for place in group])
+        fits = solve_ridges(first.inputs, batches, first.spec, [heads[place].penalties for place in group], validation)
         for place, fitted in zip(group, fits, strict=True):
             found[place] = heads[place].take(fitted)
     return found
