@@ -23,6 +23,7 @@ from pipelines._arrays import compare_stored
 from pipelines._rows import trainable
 from pipelines.protocols import Asked, Plan, Trial, parse
 from pipelines.training.cells import ALIASES, cells_of
+from pipelines.training.convergence import describe_improving
 from pipelines.training.problem import Problem, problems_of
 from pipelines.training.settings import Training
 from pipelines.trialling.leaks import remarks_on
@@ -241,7 +242,8 @@ def run_protocol(asked: Asked, works: Sequence[Work], config: RunProtocolConfig)
     results = results_of(asked.full, works)
     record = {
         "protocol": asked.full, "heads": config.named_heads, "stores": [str(place) for place in config.stores], **results,
-        "remarks": [*remarks, *describe_arrays(works)], "environment": environment(), "seconds": watch.elapsed,
+        "remarks": [*remarks, *improving_remarks(results["trials"]), *describe_arrays(works)], "environment": environment(),
+        "seconds": watch.elapsed,
     }  # fmt: skip
     record["files"] = write_results(config.out, record, works[0].plan.curve)
     write_record(config.out, record)
@@ -258,6 +260,15 @@ def _remarks(works: Sequence[Work], config: RunProtocolConfig) -> list[str]:
     for remark in found:
         log.warning(remark)
     return found
+
+
+def improving_remarks(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line for every head that was still improving in most of its trials."""
+    heads: dict[str, list[bool]] = {}
+    for line in trials:
+        heads.setdefault(line["head"], []).append(line["still_improving"])
+    found = [describe_improving(head, sum(still), len(still)) for head, still in heads.items()]
+    return [remark for remark in found if remark]
 
 
 def _carried_out(works: Sequence[Work]) -> Iterator[Trial]:

@@ -29,6 +29,7 @@ from pipelines._arrays import compare_stored
 from pipelines._evaluation import evaluate, write_predictions
 from pipelines._rows import every_training_row, labelled_rows, trainable
 from pipelines.training.cells import Cell, cells_of
+from pipelines.training.convergence import describe_improving
 from pipelines.training.problem import Problem, converges, learn, problems_of, standardises
 from pipelines.training.selection import as_csv, columns_of, selected, sweep_rows
 from pipelines.training.settings import Training
@@ -70,6 +71,8 @@ class TrainReport:
         names = [name for name, value in next(iter(metrics.values()), {}).items() if isinstance(value, dict)]
         rows = [(split, *(_shown(found[name]) for name in names)) for split, found in metrics.items()]
         notes = [f"{self.folder}: " + ("this run is there already: nothing to do" if self.repeated else self._cost())]
+        if self.record.get("still_improving"):
+            notes.append(describe_improving(self.record["head"], 1, 1))
         title = f"{self.record['head']} on {', '.join(_ends(self.record['arrays']))} (95 % intervals)"
         return [*_sweep_tables(self.record), Table(title, ("split", *names), rows, notes)]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from featurecache.reports import Table
 from pipelines.sections import Page, Run, Section, shown
+from pipelines.training.convergence import describe_improving
 
 
 def section(page: Page) -> Section | None:
@@ -28,11 +30,17 @@ def section(page: Page) -> Section | None:
         title="Metrics",
         text="Values with 95 % bootstrap intervals, over groups where the data has groups. Validation chose; test was only measured.",
         tables=[
-            Table("", ("run", "head", "reads", "split", *names), rows),
+            Table("", ("run", "head", "reads", "split", *names), rows, _improving(page.runs)),
             Table("", ("run", "parameters", "of them trained", "seconds", "backbone", "data"), costs),
         ],
         values=[_values(run) for run in page.runs],
     )
+
+
+def _improving(runs: Sequence[Run]) -> list[str]:
+    """Return one line for every run whose head was still improving when training ended."""
+    still = [run for run in runs if run.record.get("still_improving")]
+    return [f"{run.name}: {describe_improving(run.record['head'], 1, 1)}" for run in still]
 
 
 def _learns(run: Run) -> bool:

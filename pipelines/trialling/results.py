@@ -68,7 +68,7 @@ def _trial_line(protocol: str, work: Work, trial: Trial, test: str) -> Line:
     setting = {f"setting_{name}": value for name, value in record["setting"].items()}
     return {
         "protocol": protocol, "store": work.title, "head": work.head, **trial.labels, "test": test, **metrics, **setting,
-        "best_epoch": record["best_epoch"], "rows_train": record["rows"]["train"], "rows_test": record["rows"][test],
+        "best_epoch": record["best_epoch"], "still_improving": record.get("still_improving", False), "rows_train": record["rows"]["train"], "rows_test": record["rows"][test],
     }  # fmt: skip
 
 
