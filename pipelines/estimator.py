@@ -75,7 +75,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             head: its name.
-            epochs: passes over the rows; None: as many as make 1000 steps, but at least 50 and at most 300. 0: closed form alone.
+            epochs: passes over the rows; None: as many as make 1000 steps, but at least 50 and at most 1000. 0: closed form alone.
             lr: None: the head's own.
             weight_decay: decoupled, of adamw.
             batch_size: rows a step.

@@ -209,10 +209,11 @@ def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
         split: CachedSource(store, arrays, labelled_rows(store, split), views=drawn.get(split, 1))
         for split in ("train", "val", "test")
     }
-    cells = [replace(cell, converge=converges(cell, config, len(sources["train"]))) for cell in cells]
     problem = Problem.of(sources["train"])
     published = Published.read(*config.load_published) if config.load_published else None
     problems = problems_of(cells, problem, config, published)
+    rows = len(sources["train"])
+    cells = cells if problems else [replace(cell, converge=converges(cell, problem, config, rows)) for cell in cells]
     learns = bool(problems) or learn(cells, problem)
     choosing = len({cell.setting for cell in cells}) > 1
     check(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -103,9 +103,11 @@ def problems_of(
     return list(dict.fromkeys(found))
 
 
-def converges(cell: Cell, training: Training, rows: int) -> bool:
+def converges(cell: Cell, problem: Problem, training: Training, rows: int) -> bool:
     """Return whether a head with a convex loss ends at its optimum: rows are few, and nothing is said of the steps."""
-    return rows <= FEW_ROWS and training.leaves_steps_open and not STEPPED & cell.named.keys()
+    if rows > FEW_ROWS or not training.leaves_steps_open or STEPPED & cell.named.keys():
+        return False
+    return _steps(cell, problem) and not _steps(replace(cell, converge=True), problem)
 
 
 def learn(cells: Sequence[Cell], problem: Problem) -> bool:
@@ -122,7 +124,7 @@ def _steps(cell: Cell, problem: Problem) -> bool:
     """Return whether the head of a cell has values that steps change; one that cannot be built is refused elsewhere."""
     try:
         with torch.device("meta"):
-            head = build_head(cell.head, problem.spec(cell, {}), cell.options)
+            head = build_head(cell.head, problem.spec(cell, {}, converge=cell.converge), cell.options)
     except ConfigError:
         return True
     return any(p.requires_grad for p in head.parameters())

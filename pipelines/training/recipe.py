@@ -10,7 +10,7 @@ from featurecache.sources import Order
 from pipelines.training.outputs import EVALUATION_BATCH
 from pipelines.training.stepping import Stepping
 
-LEAST_EPOCHS, MOST_EPOCHS, LEAST_STEPS = 50, 300, 1000
+LEAST_EPOCHS, MOST_EPOCHS, LEAST_STEPS = 50, 1000, 1000
 """Of a training whose length nobody said: few rows make few steps an epoch, and a head that is far from its optimum."""
 
 

@@ -69,7 +69,7 @@ class Training(Learning):
     """How heads are trained on the features of a store; the configs of the verbs that do so extend it."""
 
     epochs: int | None = None
-    """Passes over the training rows; default: as many as make 1000 steps, but at least 50 and at most 300."""
+    """Passes over the training rows; default: as many as make 1000 steps, but at least 50 and at most 1000."""
     batch_size: int = 256
     """Rows a step."""
     standardise: bool | None = None

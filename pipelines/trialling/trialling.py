@@ -157,7 +157,8 @@ def train_fold(fold: Fold, work: Work) -> list[Trained]:
 def _decide_convergence(cell: Cell, work: Work, fold: Fold) -> Cell:
     """Return the cell, marked where its head ends at its optimum: rows are few, and neither user nor protocol says how to step."""
     drawn = {name for setting in fold.settings for name in setting} & {"lr", "lr_factor", "weight_decay", *OF_THE_LOOP}
-    return replace(cell, converge=not drawn and converges(cell, work.training, len(fold.train.rows)))
+    problem = Problem.of(source_of(fold.train, ()))
+    return replace(cell, converge=not drawn and converges(cell, problem, work.training, len(fold.train.rows)))
 
 
 def _standardisation_rows(fold: Fold, work: Work) -> CachedSource | None:
