@@ -314,7 +314,7 @@ def test_every_head_learns_every_task_from_layers_of_unequal_width_and_constant_
     assert report.record["metrics"]["test"][metric]["value"] > chance
     fitted, _ = load_head(tmp_path / "run")
     assert all(torch.isfinite(value).all() for value in fitted.state_dict().values())
-    assert fitted.state_dict()["inputs.deviation_0"][CONSTANT] == 1.0
+    assert 0.1 < fitted.state_dict()["inputs.deviation_0"][CONSTANT] < 10, "a constant feature is not blown up"
 
 
 def test_predictions_of_labels_and_of_values(tmp_path):
