@@ -1,30 +1,29 @@
 """The command line: one verb per flow, its options made from the fields of the flow's Config.
 
-A verb's module is imported when the verb is called, so that `featurecache --help` answers without torch.
+A verb's module is imported when a call of it has been read, so that help and the answer to a typo need no torch.
 """
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import errno
 import importlib
-import inspect
 import json
 import logging
 import os
 import re
 import signal
 import sys
-import textwrap
 import threading
-import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import click
+
+from featurecache.checks import coerce, config_from
+from featurecache.declarations import DeclaredConfig, read_config
+from featurecache.options import VerbCommand, example_of, read_call
 
 VERBS: dict[str, tuple[str, str]] = {
     "extract-features": (
@@ -77,8 +76,35 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 """Verb -> (module:Config[:function], help). The function (default `run`) takes the config and returns a report."""
 
-POSITIONAL = ("protocol", "data", "store", "stores", "run_folder", "runs", "inputs", "what")
-"""Config fields that are arguments instead of options."""
+EXAMPLES = {
+    "extract-features": "photos --backbone timm:vit_small_patch14_dinov2.lvd142m --layers all --out photos.zarr",
+    "plan": "photos --backbone timm:vit_small_patch14_dinov2.lvd142m --layers all --out photos.zarr",
+    "logme": "photos-small.zarr photos-base.zarr --metric logme --metric h_score",
+    "train-head": "photos.zarr --head lfa --layers all --out runs/lfa",
+    "train-online": "photos --backbone timm:vit_tiny_patch16_224 --peft lora --peft-option rank=4 --out runs/lora",
+    "train-student": "photos --student timm:resnet18 --teacher photos.zarr --objective aft --out runs/student",
+    "compare-peft": "photos --backbone timm:vit_tiny_patch16_224 --methods lora --methods bitfit --out runs/compared",
+    "run-protocol": "few-shot:1,4,16 photos.zarr --heads linear --heads ridge --out runs/few-shot",
+    "leaks": "photos.zarr",
+    "analyze": "cka photos-small.zarr photos-base.zarr --out runs/cka",
+    "report": "runs/lfa runs/lora --out report.html",
+    "predict": "runs/lfa new-photos --topk 3 --out predictions.csv",
+    "evaluate": "runs/lfa --test other-photos",
+    "export": "runs/lfa --out exported",
+    "export-backbone": "runs/lora --out backbone.safetensors",
+    "embed": "photos --backbone timm:vit_tiny_patch16_224 --out photos.npy",
+    "demo": "--out featurecache-demo",
+    "data": "check photos",
+    "info": "photos.zarr",
+    "merge": "part-0.zarr part-1.zarr --out photos.zarr",
+    "delete": "photos.zarr --ids train/cat/0001.jpg",
+    "gc": "photos.zarr --dry-run",
+    "convert": "photos.zarr --out photos.h5",
+    "verify": "photos.zarr --recompute 16",
+    "doctor": "--folder .",
+    "list": "peft lora",
+}
+"""Verb -> what follows it in the example of its help; any other shows the shortest call."""
 
 
 class Verbs(click.Group):
@@ -138,114 +164,54 @@ def main() -> None:
 def _command(name: str) -> click.Command:
     place, summary = VERBS[name]
     module_name, config_name, act_name = f"{place}:run".split(":")[:3]
-    module = importlib.import_module(module_name)
-    config, act = getattr(module, config_name), getattr(module, act_name)
+    config = read_config(module_name, config_name)
 
     def call(**values: Any) -> None:
-        _call(act, config, values)
+        _call(name, (module_name, config_name, act_name), config, values)
 
-    extra: list[click.Parameter] = [
-        click.Option(["--config", "config_file"], type=click.Path(exists=True, dir_okay=False),
-                     help="YAML file with the same names; options given here win."),
-        click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."),
-    ]  # fmt: skip
-    return click.Command(name, params=[*_parameters(config), *extra], callback=call, help=_help(config, summary))
+    example = f"featurecache {name} {EXAMPLES[name]}" if name in EXAMPLES else example_of(name, config)
+    return VerbCommand(name, config, example, callback=call, help=config.text or summary)
 
 
-def _help(config: Any, summary: str) -> str:
-    """Return what the verb does, and what its arguments are: click shows no help for arguments."""
-    texts = field_help(config)
-    named = [field.name for field in dataclasses.fields(config) if field.name in POSITIONAL]
-    arguments = [f"{name.upper()}  {texts[name]}" for name in named]
-    return "\n\n".join([inspect.getdoc(config) or summary, *arguments])
+def _call(verb: str, place: tuple[str, str, str], declared: DeclaredConfig, values: dict[str, Any]) -> None:
+    """Read the call, and only if it can be read import the flow and run it."""
+    from featurecache.errors import FeatureCacheError, UsageError
 
-
-def _parameters(config: Any) -> list[click.Parameter]:
-    hints, helps = typing.get_type_hints(config), field_help(config)
-    made: list[click.Parameter] = []
-    for field in dataclasses.fields(config):
-        hint = hints[field.name]
-        many = get_origin(hint) is tuple or _is_mapping(hint)
-        if field.name in POSITIONAL:
-            shown = field.name.upper() + ("..." if many else "")
-            made.append(click.Argument([field.name], nargs=-1 if many else 1, required=False, metavar=shown))
-            continue
-        flag = f"--{field.name.replace('_', '-')}"
-        shown = _default(field)
-        text = helps.get(field.name, "") + (f"  [default: {shown}]" if shown else "")
-        pair = next(
-            (part for part in (hint, *get_args(hint)) if get_origin(part) is tuple and Ellipsis not in get_args(part)),
-            None,
-        )
-        if pair is not None:
-            words = " ".join(map(_metavar, get_args(pair)))
-            made.append(
-                click.Option([flag, field.name], nargs=len(get_args(pair)), default=None, help=text, metavar=words)
-            )
-        elif bool in (hint, *get_args(hint)):
-            made.append(click.Option([f"{flag}/--no-{flag[2:]}", field.name], default=None, help=text))
-        else:
-            made.append(
-                click.Option([flag, field.name], multiple=many, default=None, help=text, metavar=_metavar(hint))
-            )
-    return made
-
-
-def _metavar(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "|".join(map(str, get_args(hint)))
-    if _is_mapping(hint):
-        return "NAME=VALUE"
-    inner = [arg for arg in get_args(hint) if arg not in (type(None), Ellipsis)]
-    words = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
-    return _metavar(inner[0]) if inner else words.get(hint, "TEXT")
-
-
-def _is_mapping(hint: Any) -> bool:
-    origin = get_origin(hint)
-    return inspect.isclass(origin) and issubclass(origin, Mapping)
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    unsaid = field.default is dataclasses.MISSING or field.default is None or field.default is False
-    return "" if unsaid or field.default == () else str(field.default)
-
-
-def field_help(config: Any) -> dict[str, str]:
-    """Return field name -> the docstring that follows the field in the class, or in one that it extends."""
-    found: dict[str, str] = {}
-    classes: list[Any] = [base for base in config.__mro__ if dataclasses.is_dataclass(base)]
-    for one in reversed(classes):
-        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for field, text in zip(body.body, body.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-                found[field.target.id] = inspect.cleandoc(str(ast.literal_eval(text.value)))
-    return found
-
-
-def _call(act: Callable[[Any], Any], config: Any, values: dict[str, Any]) -> None:
-    from featurecache.checks import config_from
-    from featurecache.errors import FeatureCacheError
-
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    logging.getLogger("featurecache").setLevel(logging.INFO)  # what we say, not what the libraries below us say
-    as_json, config_file = values.pop("as_json"), values.pop("config_file")
+    as_json, file = values.pop("as_json"), values.pop("config_file")
     try:
-        given = {**_read_yaml(config_file), **_given(config, values)}
-        report = act(config_from(config, getattr(config, "expanded", dict)(given)))
+        given = read_call(verb, declared, values, file)
+        _speak(quiet=coerce(given.get("quiet", False), bool))
+        report = _run(verb, place, given)
+    except UsageError as error:
+        click.echo(f"Error: {error}\nSee featurecache {verb} --help.", err=True)
+        sys.exit(error.exit_code)
     except (FeatureCacheError, _logme_error(FeatureCacheError)) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 1))
     except OSError as error:
         if error.errno not in REFUSED:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"Error: {place}{error.strerror}. {NOTHING_LOST}", err=True)
+        place_of = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {place_of}{error.strerror}. {NOTHING_LOST}", err=True)
         sys.exit(1)
     _show(report, as_json)
     if code := getattr(report, "exit_code", 0):
         sys.exit(code)
+
+
+def _run(verb: str, place: tuple[str, str, str], given: dict[str, Any]) -> Any:
+    from featurecache.progress import says_when_loading
+
+    with says_when_loading("torch", f"{verb}: loading PyTorch"):
+        module = importlib.import_module(place[0])
+        config, act = getattr(module, place[1]), getattr(module, place[2])
+        return act(config_from(config, getattr(config, "expanded", dict)(given)))
+
+
+def _speak(*, quiet: bool) -> None:
+    """Let what we say go to standard error, and of the libraries below us only their warnings."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("featurecache").setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
@@ -285,37 +251,6 @@ def _logme_error(otherwise: type[Exception]) -> type[Exception]:
     logme = sys.modules.get("logme")
     error: type[Exception] = logme.LogMEError if logme else otherwise
     return error
-
-
-def _read_yaml(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    import yaml
-
-    with open(path, encoding="utf-8") as file:
-        return {key.replace("-", "_"): value for key, value in (yaml.safe_load(file) or {}).items()}
-
-
-def _given(config: Any, values: dict[str, Any]) -> dict[str, Any]:
-    import yaml
-
-    from featurecache.errors import ConfigError
-
-    hints = typing.get_type_hints(config)
-    given: dict[str, Any] = {}
-    for name, value in values.items():
-        if value is None or value == ():
-            continue
-        if _is_mapping(hints[name]):
-            pairs = [text.partition("=") for text in value]
-            problems = [
-                f"--{name.replace('_', '-')} takes NAME=VALUE, got {key!r}" for key, sign, _ in pairs if not sign
-            ]
-            if problems:
-                raise ConfigError(problems)
-            value = {key.replace("-", "_"): yaml.safe_load(text) for key, _, text in pairs}
-        given[name] = value
-    return given
 
 
 def _show(report: Any, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from featurecache.errors import ConfigError
+from featurecache.errors import ConfigError, UsageError
 from featurecache.places import Url, is_url
 from featurecache.registry import nearest, plain
 
@@ -29,23 +29,24 @@ def config_from(cls: type[T], values: Mapping[str, Any]) -> T:
     """Build the config dataclass `cls` from names and values as a YAML file or a command line gives them.
 
     Raises:
-        ConfigError: lists unknown names, missing names, wrong types and refused values together.
+        UsageError: lists unknown names, missing names and wrong types, and refused values with them.
+        ConfigError: lists refused values.
     """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    given, problems = _typed(values, {name: hints[name] for name in fields}, f"{cls.__name__}")
+    given, problems = typed_values(values, {name: hints[name] for name in fields}, f"{cls.__name__}")
     required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     named = {plain(name) for name in values}
     missing = sorted(required - named)
     problems += [f"{name} is required" for name in missing]
+    if not problems:
+        return cls(**given)
     if required <= set(given):
         try:
-            config = cls(**given)
+            cls(**given)
         except ConfigError as refused:
             problems += refused.problems
-    if problems:
-        raise ConfigError(problems)
-    return config
+    raise UsageError(problems)
 
 
 def bind_options(function: Callable[..., Any], options: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def bind_options(function: Callable[..., Any], options: Mapping[str, Any], what:
     """
     hints = typing.get_type_hints(function)
     keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    given, problems = _typed(options, {p.name: hints.get(p.name, Any) for p in keywords}, what)
+    given, problems = typed_values(options, {p.name: hints.get(p.name, Any) for p in keywords}, what)
     named = {plain(name) for name in options}
     absent = [p.name for p in keywords if p.default is p.empty and p.name not in named]
     problems += [f"{what} needs the option {name}" for name in absent]
@@ -65,7 +66,10 @@ def bind_options(function: Callable[..., Any], options: Mapping[str, Any], what:
     return given
 
 
-def _typed(values: Mapping[str, Any], hints: Mapping[str, Any], what: str) -> tuple[dict[str, Any], list[str]]:
+def typed_values(
+    values: Mapping[str, Any], hints: Mapping[str, Any], what: str, spelled: Callable[[str], str] = str
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the values as the types of `hints`, and what is wrong with the others; `spelled` is how users write a name."""
     given: dict[str, Any] = {}
     problems: list[str] = []
     for name, value in values.items():
@@ -77,7 +81,7 @@ def _typed(values: Mapping[str, Any], hints: Mapping[str, Any], what: str) -> tu
         try:
             given[key] = coerce(value, hints[key])
         except (TypeError, ValueError):
-            problems.append(f"{name} must be {describe(hints[key])}, got {value!r}{_of_places(value, hints[key])}")
+            problems.append(f"{spelled(name)} must be {describe(hints[key])}, got {value!r}{_of_places(value, hints[key])}")
     return given, problems
 
 

@@ -24,6 +24,12 @@ class ConfigError(FeatureCacheError, ValueError):
         return type(self), (self.problems,)
 
 
+class UsageError(ConfigError):
+    """A call that cannot be parsed: a value of another type, an unknown choice, a name that is missing or unknown."""
+
+    exit_code = 2
+
+
 class UnknownNameError(FeatureCacheError, KeyError):
     """A name that no file of the room answers to."""
 

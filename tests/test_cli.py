@@ -42,7 +42,7 @@ def test_all_problems_of_a_call_are_told_at_once():
 
     result = CliRunner().invoke(cli.main, call)
 
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "dtype must be one of float16, bfloat16, float32, got 'int3'" in result.output
     assert "out is required" in result.output
 
