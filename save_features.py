@@ -51,6 +51,7 @@ from featurecache.stores import (
     progress,
     store_exists,
 )  # fmt: skip
+from featurecache.threads import Computing, heeds_threads
 from featurecache.views import RECIPES, Views
 
 log = logging.getLogger("featurecache")
@@ -60,7 +61,7 @@ PROBED = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class SaveFeaturesConfig:
+class SaveFeaturesConfig(Computing):
     """Run a frozen backbone once over a data set and keep the features of every layer."""
 
     data: str
@@ -181,6 +182,7 @@ def work_of(config: SaveFeaturesConfig) -> Work:
     return Work(dataset, backbone, wanted, held)
 
 
+@heeds_threads
 def run(config: SaveFeaturesConfig) -> ExtractionReport:
     """Extract, or go on where an earlier run of the same command stopped."""
     work = work_of(config)

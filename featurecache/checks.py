@@ -81,7 +81,9 @@ def typed_values(
         try:
             given[key] = coerce(value, hints[key])
         except (TypeError, ValueError):
-            problems.append(f"{spelled(name)} must be {describe(hints[key])}, got {value!r}{_of_places(value, hints[key])}")
+            problems.append(
+                f"{spelled(name)} must be {describe(hints[key])}, got {value!r}{_of_places(value, hints[key])}"
+            )
     return given, problems
 
 

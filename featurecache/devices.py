@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from functools import cache
 from typing import Any, Literal
@@ -53,11 +52,6 @@ def resolve_device(name: str) -> torch.device:
 def default_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     """Return bf16 on a GPU that computes in it, else fp32."""
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def environment() -> dict[str, Any]:

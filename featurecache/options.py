@@ -51,7 +51,7 @@ WORDS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
 def flag(name: str) -> str:
     """Return what users type for a field; of an argument, its name."""
-    return name if name in POSITIONAL else f"--{name.replace('_', '-')}"
+    return name if name in POSITIONAL else f"--{name.rstrip('_').replace('_', '-')}"
 
 
 class VerbCommand(click.Command):
@@ -183,7 +183,9 @@ def read_call(verb: str, config: DeclaredConfig, values: Mapping[str, Any], file
             given[name] = _pairs(name, value, problems) if _is_mapping(hints[name]) else value
     problems += typed_values(given, hints, verb, flag)[1]
     if not any(name in given for name in STAND_INS):
-        problems += [f"{flag(f.name)} is required{_why(f)}" for f in config.fields if f.required and f.name not in given]
+        problems += [
+            f"{flag(f.name)} is required{_why(f)}" for f in config.fields if f.required and f.name not in given
+        ]
     if problems:
         raise UsageError(problems)
     return given
@@ -221,5 +223,3 @@ def _why(field: Declared) -> str:
     """Return the first sentence of what a field is."""
     sentence = field.text.replace("\n", " ").partition(". ")[0].rstrip(".")
     return f": {sentence}" if sentence else ""
-
-

@@ -18,6 +18,7 @@ from featurecache.features import Task
 from featurecache.files import write_whole
 from featurecache.metrics import Measured, measure
 from featurecache.sources.cached import CachedSource
+from featurecache.threads import suited_threads
 from pipelines.training.outputs import outputs_of
 
 ROW_GROUP = 16384
@@ -26,8 +27,9 @@ ROW_GROUP = 16384
 
 def evaluate(head: nn.Module, source: CachedSource, task: Task, device: str) -> tuple[dict[str, Any], Tensor]:
     """Return (metric name -> value and interval, (N, C) logits) of a head over the rows of a store."""
-    logits, targets = outputs_of(head, source, device)
-    return measured(logits, targets, np.asarray(source.store.table().group)[source.rows], task), logits
+    with suited_threads(len(source)):
+        logits, targets = outputs_of(head, source, device)
+        return measured(logits, targets, np.asarray(source.store.table().group)[source.rows], task), logits
 
 
 def measured(logits: Tensor, targets: Tensor, group: npt.NDArray[Any], task: Task) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from featurecache.places import placed
 from featurecache.reports import Table
 from featurecache.runs import RECORD, read_trained
 from featurecache.stores import explained, open_store, store_exists
+from featurecache.threads import Computing, heeds_threads
 from pipelines.analyses import ANALYSES, Analysis, Subject
 from pipelines.analyses._subjects import LiveSubject, StoredSubject
 from pipelines.predicting.predictor import rebuilt
@@ -28,7 +29,7 @@ from pipelines.sections import Page
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalyzeConfig:
+class AnalyzeConfig(Computing):
     """Look into stores, trained runs and backbones, without training; writes a page, its values as JSON, and pictures."""
 
     what: str
@@ -98,6 +99,7 @@ class AnalyzeReport:
 PAGE, VALUES = "page.html", "values.json"
 
 
+@heeds_threads
 def run(config: AnalyzeConfig) -> AnalyzeReport:
     """Open what is named, look at it, and write what was found.
 

@@ -22,6 +22,7 @@ from featurecache.progress import Bar, Stopwatch
 from featurecache.registry import plain
 from featurecache.reports import Table
 from featurecache.runs import RECORD, is_done, read_run, recorded_data, write_record
+from featurecache.threads import Computing, heeds_threads
 from pipelines.online.comparing import lines_of
 from pipelines.online.planning import backbone_options, planned
 from pipelines.online.settings import TrainOnlineConfig
@@ -36,7 +37,7 @@ FIXED = {"data", "out", "peft", "peft_option", "sweep", "recipe", "seed", "data_
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparePeftConfig:
+class ComparePeftConfig(Computing):
     """Train the same head with every method of training a backbone, several times, and say what each brings and costs."""
 
     data: tuple[str, ...]
@@ -127,6 +128,7 @@ def _shown(line: Mapping[str, Any]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+@heeds_threads
 def run(config: ComparePeftConfig) -> CompareReport:
     """Train every cell that is not there, and compare; a comparison that is there may grow by methods and seeds.
 
@@ -161,6 +163,7 @@ def cells_of(config: ComparePeftConfig) -> tuple[list[Cell], list[str]]:
     """
     common = {
         "backbone": config.backbone, "weights": config.weights, "image_size": config.image_size, "device": config.device,
+        "threads": config.threads,
         **_nested(config.setting),
     }  # fmt: skip
     fixed = FIXED & {plain(name.partition(".")[0]) for name in config.setting}

@@ -20,6 +20,7 @@ from featurecache.features import as_numbers
 from featurecache.files import write_atomic, write_whole
 from featurecache.reports import Table
 from featurecache.stores import FeatureStore, explained, open_store, remove_store
+from featurecache.threads import Computing, heeds_threads
 from save_features import SaveFeaturesConfig
 from save_features import run as extract
 
@@ -28,7 +29,7 @@ BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
+class EmbedConfig(Computing):
     """Write the embedding of every image into one file: for those who want only vectors."""
 
     data: str
@@ -97,6 +98,7 @@ class EmbedReport:
         return {"out": str(self.out), "rows": self.shape[0], "width": self.shape[1], "skipped": self.skipped}
 
 
+@heeds_threads
 def run(config: EmbedConfig) -> EmbedReport:
     """Extract the embedding into a store beside `out`, write the file from it, and remove the store."""
     place = config.out.with_name(f".{config.out.name}.zarr")

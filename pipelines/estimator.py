@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from featurecache.sources.cached import CachedSource
 from featurecache.sources.in_memory import InMemory
 from featurecache.sources.statistics import shrink_deviations
 from featurecache.stores import FeatureStore, open_store
+from featurecache.threads import suited_threads
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
 from pipelines._arrays import compare_stored, select_arrays
@@ -113,6 +115,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             UnknownNameError: there is no such head.
             StoreError: the store cannot be used so.
         """
+        with suited_threads(_row_count(X)):
+            return self._fitted(X, y)
+
+    def _fitted(self, X: Features, y: npt.ArrayLike | None) -> HeadClassifier:
         room = HEADS.load(self.head)
         check(
             (self.epochs is None or self.epochs >= 0, f"epochs must not be negative, got {self.epochs}"),
@@ -125,7 +131,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             shapes={name: tuple(values.shape[1:]) for name, values in first.items()}, num_classes=len(self.classes_),
             combine=combine, constants=_constants(room, train, self.head),
         )  # fmt: skip
-        with torch.random.fork_rng():
+        values = sum(math.prod(shape) for shape in spec.shapes.values())
+        with torch.random.fork_rng(), suited_threads(len(train), values=values):
             torch.manual_seed(self.seed)
             self._train(room, spec, train, validation)
         return self
@@ -197,7 +204,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def decision_function(self, X: Features) -> npt.NDArray[np.float32]:
         """Return (N, C) logits, of arrays or of the test rows of a store."""
         check_is_fitted(self, "head_")
-        return self._outputs(X)[0]
+        with suited_threads(_row_count(X)):
+            return self._outputs(X)[0]
 
     def _outputs(self, X: Features) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         source: InMemory | CachedSource
@@ -229,13 +237,22 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return float(super().score(X, y, sample_weight))
         if not _is_store(X):
             raise ConfigError(["y is missing: give one label a row, or a store, which knows its labels"])
-        logits, targets = self._outputs(X)
+        with suited_threads(_row_count(X)):
+            logits, targets = self._outputs(X)
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         return float(np.average(logits.argmax(-1) == targets, weights=weights))
 
 
 def _is_store(X: Any) -> bool:
     return isinstance(X, (str, Path, Url)) or hasattr(X, "header")
+
+
+def _row_count(X: Any) -> int:
+    """Return how many rows X has, 0 where it is none of the things that have rows."""
+    if _is_store(X):
+        return int(_opened(X).header.rows)
+    first = next(iter(X.values()), ()) if isinstance(X, Mapping) else X
+    return len(first) if hasattr(first, "__len__") else 0
 
 
 def _opened(X: Any) -> FeatureStore:

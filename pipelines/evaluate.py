@@ -18,6 +18,7 @@ from featurecache.files import json_bytes, write_atomic, write_whole
 from featurecache.reports import Table
 from featurecache.runs import read_trained
 from featurecache.stores import explained
+from featurecache.threads import Computing, heeds_threads
 from heads._checkpoint import load_head
 from pipelines._evaluation import prediction_table
 from pipelines.predicting.elsewhere import Judged, Split, from_data, from_store, is_a_store, measured
@@ -25,7 +26,7 @@ from pipelines.predicting.predictor import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Computing):
     """Measure a trained run on its own test rows or on other data: stores of the same features, or images; classes are matched by name."""
 
     run_folder: Path
@@ -109,6 +110,7 @@ def _shown(value: Mapping[str, float | None] | None) -> str:
     return "{:.4f} [{:.4f}, {:.4f}]".format(*numbers)
 
 
+@heeds_threads
 def run(config: EvaluateConfig) -> Evaluation:
     """Measure the run on every test.
 

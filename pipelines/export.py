@@ -26,6 +26,7 @@ from featurecache.errors import RunError
 from featurecache.files import json_bytes, sync_folder, write_atomic, write_whole
 from featurecache.reports import Table
 from featurecache.runs import RECORD, read_trained
+from featurecache.threads import Computing, heeds_threads
 from heads._checkpoint import BUILD
 from pipelines.exporting import standalone
 from pipelines.exporting.graph import Program, graph_of, traced
@@ -46,7 +47,7 @@ TRAINING = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
+class ExportConfig(Computing):
     """Write a run as one folder that checks itself and predicts without featurecache: backbone, head and preprocessing."""
 
     run_folder: Path
@@ -99,6 +100,7 @@ def _found(name: str, found: Mapping[str, Any]) -> str:
     )
 
 
+@heeds_threads
 def run(config: ExportConfig) -> ExportReport:
     """Export the run.
 

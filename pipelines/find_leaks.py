@@ -12,6 +12,7 @@ from featurecache.checks import check
 from featurecache.places import Place
 from featurecache.reports import Table
 from featurecache.stores import open_store
+from featurecache.threads import Computing, heeds_threads, suited_threads
 from pipelines.protocols import rows_of
 from pipelines.trialling.leaks import Pair, near_duplicates
 
@@ -19,7 +20,7 @@ SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeaksConfig:
+class LeaksConfig(Computing):
     """Find test images that are copies of training images: re-encoded, resized, flipped; no image is read."""
 
     store: Place
@@ -57,6 +58,7 @@ class LeaksReport:
         return {"store": self.store, "compared": list(self.compared), "pairs": list(self.pairs)}
 
 
+@heeds_threads
 def run(config: LeaksConfig) -> LeaksReport:
     """Compare the splits.
 
@@ -75,5 +77,6 @@ def run(config: LeaksConfig) -> LeaksReport:
         found = {name: value for name, value in asdict(pair).items() if name == "similarity"}
         return {"test": ids[0], "train": ids[1], **found, "labels": "equal" if alike else "different"}
 
-    pairs = [told(pair) for pair in near_duplicates(store, measured, learnt)]
+    with suited_threads(len(measured) + len(learnt)):
+        pairs = [told(pair) for pair in near_duplicates(store, measured, learnt)]
     return LeaksReport(str(config.store), (len(measured), len(learnt)), pairs)

@@ -28,6 +28,7 @@ from featurecache.opening import absent
 from featurecache.reports import Table
 from featurecache.sources.images import grid
 from featurecache.stores import create_store, open_store, planned_bytes, united
+from featurecache.threads import heeds_threads
 from save_features import SaveFeaturesConfig, Work, save_features, work_of
 
 SCORED_ROWS, TRIED_TEXTS = 2048, 64
@@ -102,6 +103,7 @@ class Plan:
         return {**plain, "total_bytes": self.total_bytes, "minutes": self.minutes}
 
 
+@heeds_threads
 def run(config: PlanConfig) -> Plan:
     """Build the model, list the images, try some batches, and reckon from that."""
     started = time.perf_counter()

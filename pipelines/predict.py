@@ -12,12 +12,13 @@ from featurecache.checks import check
 from featurecache.files import write_atomic
 from featurecache.reports import Table
 from featurecache.stores import explained
+from featurecache.threads import Computing, heeds_threads
 from pipelines.predicting.predictor import Prediction as Prediction
 from pipelines.predicting.predictor import Predictor as Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(Computing):
     """Say what a trained run sees in images: backbone and head, from files to class names."""
 
     run_folder: Path
@@ -89,6 +90,7 @@ def _ranking(prediction: Prediction) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in prediction.top)
 
 
+@heeds_threads
 def run(config: PredictConfig) -> Predictions:
     """Predict every input; write them all to `out` where it is given."""
     predictor = Predictor.load(config.run_folder, weights=config.weights, device=config.device)

@@ -16,11 +16,12 @@ from featurecache.places import Place
 from featurecache.reports import Table
 from featurecache.scoring import scored_rows
 from featurecache.stores import FeatureStore, open_store
-from pipelines.scores import SCORES, Agreement, Point, agreements, measured, refusal, scores_of
+from featurecache.threads import Computing, heeds_threads, suited_threads
+from pipelines.scores import SCORES, Agreement, Point, agreements, measured, refusal, scores_kept, scores_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankConfig:
+class RankConfig(Computing):
     """Rank the layers of feature stores by scores such as LogME, from the stores alone: no image is read, no backbone is built."""
 
     stores: tuple[Place, ...]
@@ -72,6 +73,7 @@ def _shown(score: float | None) -> str:
     return "" if score is None else f"{score:.4f}"
 
 
+@heeds_threads
 def run(config: RankConfig) -> RankReport:
     """Read or compute the scores of every store, rank them, and hold them against runs.
 
@@ -84,7 +86,7 @@ def run(config: RankConfig) -> RankReport:
     every = ["logme", *SCORES.names()] if "all" in config.metric else []
     metrics = tuple(dict.fromkeys([*named, *every]))
     points = [point for folder in config.against for point in measured(folder)]
-    stores = [_scorable(path) for path in config.stores]
+    stores = [_scorable(path, metrics) for path in config.stores]
     refused = {(store.path, name): reason for store in stores for name in metrics if (reason := refusal(store, name))}
     if problems := [reason for (_, name), reason in refused.items() if name in named]:
         raise StoreContentsError("\n".join(problems))
@@ -102,13 +104,15 @@ def run(config: RankConfig) -> RankReport:
     return RankReport(metrics=metrics, entries=ranked, notes=notes, agreements=tuple(found), runs=tuple(remarks))
 
 
-def _scorable(path: Place) -> FeatureStore:
+def _scorable(path: Place, metrics: Sequence[str]) -> FeatureStore:
     store = open_store(path)
     gaps = store.missing()
     if gaps:
         raise StoreContentsError(
             f"{path} is not finished: {sum(map(len, gaps))} rows are missing. Run the same extract-features command again."
         )
+    if scores_kept(store, metrics):
+        return store
     rows = scored_rows(store)
     if not len(rows):
         raise StoreContentsError(f"{path} holds no labelled training rows, so there is nothing to score.")
@@ -120,7 +124,9 @@ def _scorable(path: Place) -> FeatureStore:
 def _entries(store: FeatureStore, metrics: Sequence[str]) -> list[dict[str, Any]]:
     """Return one entry an array: where it is, its scores by metric, and what else LogME tells of it."""
     arrays: dict[str, dict[str, Any]] = {}
-    for name, entries in scores_of(store, metrics).items():
+    with suited_threads(store.header.rows):
+        scores = scores_of(store, metrics)
+    for name, entries in scores.items():
         for entry in entries:
             place = {"store": str(store.path), "backbone": store.header.backbone["name"], "score": None, "scores": {}}
             arrays.setdefault(entry["array"], place)

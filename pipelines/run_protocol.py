@@ -18,6 +18,7 @@ from featurecache.progress import Bar, Stopwatch
 from featurecache.reports import Table
 from featurecache.runs import RECORD, discard, is_done, read_run, recorded_stores, write_record
 from featurecache.stores import FeatureStore, open_store
+from featurecache.threads import heeds_threads, suited_threads
 from heads import HEADS
 from pipelines._arrays import compare_stored
 from pipelines._rows import trainable
@@ -104,6 +105,7 @@ class ProtocolReport:
         return {"run": str(self.folder), **self.record}
 
 
+@heeds_threads
 def run(config: RunProtocolConfig) -> ProtocolReport:
     """Carry out every trial, or say that it is done already; one that was stopped goes on.
 
@@ -119,7 +121,8 @@ def run(config: RunProtocolConfig) -> ProtocolReport:
     if is_done(config.out, _wanted(asked, stores, config)):
         return ProtocolReport(config.out, read_run(config.out)[1], repeated=True)
     try:
-        return run_protocol(asked, works, config)
+        with suited_threads(max(store.header.rows for store in stores)):
+            return run_protocol(asked, works, config)
     except FeatureCacheError:
         _discard_unused(config.out)
         raise
@@ -127,7 +130,7 @@ def run(config: RunProtocolConfig) -> ProtocolReport:
 
 def _wanted(asked: Asked, stores: Sequence[FeatureStore], config: RunProtocolConfig) -> dict[str, Any]:
     """Return what makes this run this run."""
-    said = {name: value for name, value in asdict(config).items() if name not in ("out", "quiet", "head")}
+    said = {name: value for name, value in asdict(config).items() if name not in ("out", "quiet", "threads", "head")}
     features = [{"backbone": dict(s.header.backbone), "data": dict(s.header.dataset)} for s in stores]
     return {
         **said, "protocol": asked.full, "heads": config.named_heads,

@@ -23,6 +23,7 @@ from featurecache.reports import Table
 from featurecache.runs import discard, is_done, read_run, recorded_place, write_history, write_record, writing
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import FeatureStore, open_store, store_exists
+from featurecache.threads import heeds_threads, suited_threads
 from heads._checkpoint import save_head
 from heads._published import Published
 from pipelines._arrays import compare_stored
@@ -126,6 +127,7 @@ def _ends(arrays: list[str]) -> list[str]:
     return arrays if len(arrays) <= 3 else [arrays[0], "...", arrays[-1]]
 
 
+@heeds_threads
 def run(config: TrainHeadConfig) -> TrainReport:
     """Train, or say that this very run is there already; one that was stopped goes on.
 
@@ -145,7 +147,7 @@ def run(config: TrainHeadConfig) -> TrainReport:
         return TrainReport(config.out, read_run(config.out)[1], repeated=True)
     warn_of_constant_features(store, plan.arrays)
     try:
-        with writing(config.out):
+        with writing(config.out), suited_threads(store.header.rows):
             return train_head(store, plan, config)
     except RunWriteError:  # there is no room for it now: what is there goes on later
         raise
@@ -159,6 +161,7 @@ def _wanted(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> dict[st
     unsaid = [
         "out",
         "quiet",
+        "threads",
         "layers",
         "tokens",
         *(() if config.sweep else ("sweep",)),

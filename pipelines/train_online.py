@@ -21,6 +21,7 @@ from featurecache.runs import discard, is_done, read_run, recorded_place, write_
 from featurecache.sources import FeatureSource
 from featurecache.sources.live import FORWARD, LiveSource
 from featurecache.sources.statistics import compute_target_statistics, shrink_deviations, statistics_of
+from featurecache.threads import heeds_threads
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, save_head
 from pipelines._evaluation import measured, write_rows
@@ -40,7 +41,7 @@ from pipelines.training.recipe import Recipe
 from pipelines.training.stack import Member
 
 CHECKPOINT = "checkpoint.pt"
-UNCOMPARED = ("out", "quiet", "jobs", "workers", "decode_threads", "layers", "tokens", "weights", "device")
+UNCOMPARED = ("out", "quiet", "threads", "jobs", "workers", "decode_threads", "layers", "tokens", "weights", "device")
 """What the config says and does not change a run, or what is compared in another form."""
 UNUSED: Mapping[str, Any] = {
     "load_published": None, "recipe": None, "sweep": {}, "train_on": "train", "test": True, "rows": None,
@@ -61,6 +62,7 @@ class SilentReport:
         return {}
 
 
+@heeds_threads
 def run(config: TrainOnlineConfig) -> TrainReport | SilentReport | SweepReport:
     """Train, go on where a stopped run of the same command stands, or say that this very run is there already.
 

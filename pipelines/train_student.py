@@ -14,6 +14,7 @@ from featurecache.files import write_atomic
 from featurecache.metrics import primary
 from featurecache.reports import Table
 from featurecache.runs import CONFIG, RECORD, discard, is_done, read_run, recorded_place, recorded_stores, write_record
+from featurecache.threads import heeds_threads
 from pipelines.objectives import PROBE
 from pipelines.students.cells import StudentCell, cells_of
 from pipelines.students.comparing import Done, cell_lines, chosen, compared, standing, tables
@@ -28,7 +29,7 @@ from pipelines.training.selection import as_csv
 
 __all__ = ["TrainStudentConfig", "run"]
 
-UNCOMPARED = ("out", "quiet", "workers", "decode_threads", "device", "cache", "student_weights")
+UNCOMPARED = ("out", "quiet", "threads", "workers", "decode_threads", "device", "cache", "student_weights")
 """What the config says and does not change a run, or what is compared in another form."""
 DIVERGED = ".diverged"
 """Ending of the file that stands for a cell whose loss ceased to be a number."""
@@ -43,6 +44,7 @@ class SweepReport(TrainReport):
         return [*tables(self.record), *super(SweepReport, self).tables()[-1:]]
 
 
+@heeds_threads
 def run(config: TrainStudentConfig) -> TrainReport | SilentReport:
     """Train a student, or every cell of a sweep; go on where a stopped command stands, or say that it is done already.
 

@@ -30,6 +30,7 @@ from featurecache.stores import (
     open_store,
     store_exists,
 )  # fmt: skip
+from featurecache.threads import Computing, heeds_threads
 from pipelines.scores import SCORES, scores_of
 from pipelines.verifying.comparing import compared
 from pipelines.verifying.differing import Comparison
@@ -40,7 +41,7 @@ MEASURED = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyConfig:
+class VerifyConfig(Computing):
     """Compare every byte of a store with its checksums, and name what is damaged; mend it, or hold it against another."""
 
     store: Path
@@ -187,6 +188,7 @@ def _plain(damage: Damage) -> dict[str, Any]:
     return {**asdict(damage), "rows": rows, "mends": WAYS[damage.way]}
 
 
+@heeds_threads
 def run(config: VerifyConfig) -> VerifyReport:
     """Examine the store, mend it where that is asked, and answer what else is asked of it.
 

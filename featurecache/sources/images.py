@@ -15,12 +15,12 @@ from torch import Tensor
 from featurecache.backbones import Backbone
 from featurecache.datasets import ImageDataset
 from featurecache.decoders import Decoder
-from featurecache.devices import cores
 from featurecache.errors import UnreadableSampleError
 from featurecache.progress import Stopwatch
 from featurecache.sources._filler import Filler, filler_of, packed
 from featurecache.sources._problems import Found, PictureNotes
 from featurecache.sources._workers import Workers
+from featurecache.threads import cores
 from featurecache.views import Views
 
 log = logging.getLogger("featurecache")

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from featurecache.backbones import Backbone, Request
 from featurecache.datasets import ImageDataset
 from featurecache.decoders import Decoder
-from featurecache.devices import cores
 from featurecache.errors import BackboneError, UnreadableSampleError
 from featurecache.features import FeatureBatch
 from featurecache.peft import Adapted
@@ -28,6 +27,7 @@ from featurecache.sources._problems import PictureNotes
 from featurecache.sources._workers import Workers
 from featurecache.sources.cached import Ids, Walk, ordered
 from featurecache.sources.images import AHEAD, Feed, Threads
+from featurecache.threads import cores
 from featurecache.views import Views
 
 FORWARD = 64

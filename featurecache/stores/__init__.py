@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from featurecache.declarations import read_constant
 from featurecache.errors import ConfigError, StoreBusyError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header
 from featurecache.places import Url, placed
@@ -341,4 +342,5 @@ def _elsewhere() -> Any:
 
 
 def _formats() -> dict[str, str]:
-    return {suffix: name for name in STORES.names() for suffix in STORES.load(name).SUFFIXES}
+    """Return suffix -> name of the format; none of them is imported."""
+    return {s: name for name in STORES.names() for s in read_constant(f"{STORES.package}.{name}", "SUFFIXES")}

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import h5py
 
 from featurecache.stores import _ledger
 from featurecache.stores._second_copy import SecondCopy, decoded, encoded
@@ -59,6 +58,8 @@ def room_for(copy: SecondCopy) -> int:
 
 def write_block(path: Path, copy: SecondCopy, arrays: list[str]) -> None:
     """Write the block of a file that HDF5 has just closed, durably."""
+    import h5py
+
     with h5py.File(path, "r") as file:
         size = file.userblock_size
         places = {name: (file[name].id.get_offset(), file[name].id.get_storage_size()) for name in arrays}

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from featurecache.stores._layout import TABLE_COLUMNS
 from featurecache.stores._verifying import Examined
@@ -29,6 +28,8 @@ class Kept:
 
 def kept_rows(folder: Path, found: Examined) -> Kept:
     """Return what the folder of a store still knows of its rows; its metadata must be mended by now."""
+    import zarr
+
     assert found.state is not None
     damaged = {damage.file for damage in found.damages}
     columns: dict[str, npt.NDArray[Any]] = {}

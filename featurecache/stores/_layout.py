@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
-from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore
 
 from featurecache.features import ArraySpec, Header
 from featurecache.stores._chunks import chunk_rows
 from featurecache.stores._constants import Cut, cuts
 
 if TYPE_CHECKING:
+    import zarr
+    from zarr.storage import MemoryStore
+
     from featurecache.datasets import RowTable
 
 TABLE_CHUNK, SMALLEST_TABLE_CHUNK = 65536, 1024
@@ -35,6 +35,9 @@ def empty_store(header: Header, table: RowTable, chunk_multiple: int) -> dict[st
 
 def empty_metadata(header: Header, table: RowTable, chunk_multiple: int) -> dict[str, bytes]:
     """Return path -> content of the metadata files of a store that holds nothing yet, not even its row table."""
+    import zarr
+    from zarr.storage import MemoryStore
+
     memory, chunk = MemoryStore(), table_chunk(header.rows)
     root = zarr.create_group(memory, zarr_format=3, attributes={"featurecache": header.to_json()})
     _add_arrays(root, header, header.arrays, chunk_multiple)
@@ -52,12 +55,10 @@ def extended_metadata(metadata: Mapping[str, bytes], header: Header, chunk_multi
 
     `metadata` are those of the store as it is; they are written by zarr itself again, in memory, as if from the start.
     """
-    memory = MemoryStore({name: default_buffer_prototype().buffer.from_bytes(text) for name, text in metadata.items()})
-    root = zarr.open_group(memory, mode="r+", zarr_format=3, use_consolidated=False)
+    memory, root = _in_memory(metadata)
     for spec in header.arrays:
         if f"{spec.name}/zarr.json" in metadata:
-            array = root[spec.name]
-            assert isinstance(array, zarr.Array)
+            array: Any = root[spec.name]
             array.resize((header.rows, header.views, *spec.tail))
     _add_arrays(
         root, header, [spec for spec in header.arrays if f"{spec.name}/zarr.json" not in metadata], chunk_multiple
@@ -73,12 +74,10 @@ def grown_store(metadata: Mapping[str, bytes], header: Header, table: RowTable) 
 
     Chunks stay as they are, the row table's too.
     """
-    memory = MemoryStore({name: default_buffer_prototype().buffer.from_bytes(text) for name, text in metadata.items()})
-    root = zarr.open_group(memory, mode="r+", zarr_format=3, use_consolidated=False)
+    memory, root = _in_memory(metadata)
     with _quiet():
         for name in (*(spec.name for spec in header.arrays), *TABLE_COLUMNS, "status"):
-            array = root[name]
-            assert isinstance(array, zarr.Array)
+            array: Any = root[name]
             array.resize((header.rows, *array.shape[1:]))
             if name in TEXT_COLUMNS:
                 array[:] = np.asarray(getattr(table, name), dtype=np.dtypes.StringDType())
@@ -122,9 +121,21 @@ def table_chunk(rows: int) -> int:
     return min(max(rows, SMALLEST_TABLE_CHUNK), TABLE_CHUNK)
 
 
+def _in_memory(metadata: Mapping[str, bytes]) -> tuple[MemoryStore, zarr.Group]:
+    """Return a store in memory that holds these metadata, and its root, open for changes."""
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
+    memory = MemoryStore({name: default_buffer_prototype().buffer.from_bytes(text) for name, text in metadata.items()})
+    return memory, zarr.open_group(memory, mode="r+", zarr_format=3, use_consolidated=False)
+
+
 def _consolidate(memory: MemoryStore) -> None:
     with warnings.catch_warnings():  # consolidated metadata is not yet in the v3 specification; readers may ignore it
         warnings.simplefilter("ignore")
+        import zarr
+
         zarr.consolidate_metadata(memory)
 
 
@@ -197,6 +208,7 @@ def _quiet() -> warnings.catch_warnings[None]:
 
 def contents(memory: MemoryStore) -> dict[str, bytes]:
     """Return path -> bytes of a memory store."""
+    from zarr.core.buffer import default_buffer_prototype
 
     async def read() -> dict[str, bytes]:
         found = {}

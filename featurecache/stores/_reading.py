@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from featurecache.errors import StoreContentsError, StoreDamagedError
 from featurecache.features import ArraySpec, Header
@@ -18,14 +18,22 @@ from featurecache.stores._explaining import reading
 from featurecache.stores._ledger import Committed
 from featurecache.stores._mapping import can_map, map_files
 
+if TYPE_CHECKING:
+    import zarr
+
 
 class StoredRows:
     """What the ledger calls committed, and nothing else; maps are kept until `forget`."""
 
     def __init__(self, path: Path, header: Header, state: Committed, array: Callable[[str], zarr.Array[Any]]) -> None:
         self.path, self.header, self._state, self._array = path, header, state, array
-        self.chunk_rows = {spec.name: int(array(spec.name).chunks[0]) for spec in header.arrays}
         self._maps: dict[tuple[str, int], npt.NDArray[Any]] = {}
+
+    @cached_property
+    def chunk_rows(self) -> dict[str, int]:
+        """Array -> rows of a chunk."""
+        with reading(self.path):
+            return {spec.name: int(self._array(spec.name).chunks[0]) for spec in self.header.arrays}
 
     def read(self, array: str, rows: npt.NDArray[np.int64] | slice, view: int) -> npt.NDArray[Any]:
         """Return the stored values of `rows`, (B, ...) in storage dtype, in the order asked."""

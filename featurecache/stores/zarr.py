@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreContentsError, StoreDamagedError, StoreError, StoreNotFoundError
@@ -39,6 +38,9 @@ from featurecache.stores._reading import StoredRows
 from featurecache.stores._second_copy import keep_copy
 from featurecache.stores._shards import Shard, begin_share
 from featurecache.stores._writer import Writer
+
+if TYPE_CHECKING:
+    import zarr
 
 SUFFIXES = (".zarr",)
 planned, examine, mend = in_chunks, _verifying.examine, _restoring.mend
@@ -140,17 +142,23 @@ class ZarrStore:
             root, records, _ = snapshot(self.path)
         self.header = header_from(self.path, root)  # first: another version may know other lines in its ledger
         self._state = _ledger.Committed.replay(records)
-        with reading(self.path):
-            self._root = zarr.open_group(str(self.path), mode="r", zarr_format=3)
-            self._rows = StoredRows(self.path, self.header, self._state, self._array)
+        self.__dict__.pop("_root", None)
+        self._rows = StoredRows(self.path, self.header, self._state, self._array)
         self.share = range(self.header.rows) if lock is None or lock.rows is None else lock.rows
         if lock is not None:
             self._writer = Writer(self.path, lock, self.header, self._rows.chunk_rows, self._state)
 
+    @cached_property
+    def _root(self) -> zarr.Group:
+        """The arrays as zarr reads them; who asks for header, ledger or kept scores alone waits for no zarr."""
+        import zarr
+
+        with reading(self.path):
+            return zarr.open_group(str(self.path), mode="r", zarr_format=3)
+
     def _array(self, name: str) -> zarr.Array[Any]:
-        found = self._root[name]
-        assert isinstance(found, zarr.Array)
-        return found
+        found: Any = self._root[name]
+        return found  # type: ignore[no-any-return]
 
     @property
     def chunk_rows(self) -> Mapping[str, int]:
@@ -180,8 +188,9 @@ class ZarrStore:
     def table(self) -> RowTable:
         """Return the row table; read once, then kept."""
         if self._table is None:
+            known = slice(0, self.header.rows)  # it may have grown since
             with reading(self.path):
-                columns: dict[str, Any] = {name: column(self._array(name)) for name in TABLE_COLUMNS}
+                columns: dict[str, Any] = {name: column(self._array(name), known) for name in TABLE_COLUMNS}
                 self._check_table(
                     name
                     for name in self._state.files

@@ -28,7 +28,7 @@ Tuned = Literal["validation", "test", "target", "unknown"]
 AXES = ("rate", "lr", "backbone_lr", "weight_decay", "drop_path", "seed")
 OPTIONS = {"peft_option": "peft", "head_option": "head"}
 """Options whose lists are axes -> what names of such axes begin with."""
-NEVER = ("data", "out", "recipe", "sweep", "quiet", "init_from", "load_published", "device")
+NEVER = ("data", "out", "recipe", "sweep", "quiet", "threads", "init_from", "load_published", "device")
 """Settings of a run that no recipe says."""
 WARNINGS = {
     "target": "was tuned on the target that its paper measures, so its numbers are no measure of generalisation",

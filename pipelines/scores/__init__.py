@@ -16,11 +16,11 @@ from typing import Any, Protocol
 from featurecache.registry import Registry
 from featurecache.stores import FeatureStore
 from pipelines.scores._against import Agreement, Point, agreements, measured
-from pipelines.scores._keeping import kept
+from pipelines.scores._keeping import all_kept, kept
 from pipelines.scores._rows import Rows
 
 __all__ = [
-    "SCORES", "Agreement", "Point", "Rows", "ScoreRows", "agreements", "measured", "refusal", "scores_of",
+    "SCORES", "Agreement", "Point", "Rows", "ScoreRows", "agreements", "measured", "refusal", "scores_kept", "scores_of",
 ]  # fmt: skip
 
 SCORES = Registry("metric", "pipelines.scores")
@@ -39,6 +39,11 @@ def scores_of(store: FeatureStore, names: Sequence[str]) -> dict[str, list[dict[
     Entries are over the readable, labelled rows of the training split.
     """
     return kept(store, {name: SCORES.load(name) for name in names})
+
+
+def scores_kept(store: FeatureStore, names: Sequence[str]) -> bool:
+    """Return whether everything that `scores_of` would return is kept beside the store."""
+    return all_kept(store, {name: SCORES.load(name) for name in names})
 
 
 def refusal(store: FeatureStore, name: str) -> str:

@@ -16,15 +16,24 @@ def kept(store: FeatureStore, rooms: Mapping[str, ModuleType]) -> dict[str, list
     """Return metric -> one entry an array; what is new is written after each array, so that a stopped run goes on."""
     own = {name: room.saved(store) for name, room in rooms.items() if hasattr(room, "saved")}
     known = {name: KeptScores(store, name) for name in rooms if name not in own}
-    rows = scored_rows(store)
+    rows = None
     for spec in store.header.arrays:
         fresh = [name for name in known if _scores(rooms[name], spec) and spec.name not in known[name].entries]
         if not fresh:
             continue
+        rows = scored_rows(store) if rows is None else rows
         data = Rows.stored(store, spec, rows)
         for name in fresh:
             known[name].add([_entry(spec, float(rooms[name].score(data)), len(rows))])
     return {name: own[name] if name in own else list(known[name].entries.values()) for name in rooms}
+
+
+def all_kept(store: FeatureStore, rooms: Mapping[str, ModuleType]) -> bool:
+    """Return whether every score of every array is there, so that neither features nor labels are to be read."""
+    return all(
+        {spec.name for spec in store.header.arrays if _scores(room, spec)} <= KeptScores(store, name).entries.keys()
+        for name, room in rooms.items()
+    )
 
 
 def _scores(room: ModuleType, spec: ArraySpec) -> bool:

@@ -14,9 +14,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from featurecache.checks import check
-from featurecache.devices import cores
 from featurecache.errors import WorkerError
 from featurecache.processes import interrupts_held, serve, told_end
+from featurecache.threads import cores
 
 T = TypeVar("T")
 

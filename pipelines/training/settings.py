@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 from featurecache.checks import check
 from featurecache.sources import Order
+from featurecache.threads import Computing
 from pipelines.training.cells import Settings
 from pipelines.training.recipe import Recipe, usual_epochs
 from pipelines.training.stepping import Stepping
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimising(Stepping):
+class Optimising(Stepping, Computing):
     """How something is trained by steps."""
 
     lr: float | None = None

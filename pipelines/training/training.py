@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from featurecache.sources import FeatureSource, Order
 from featurecache.sources.cached import CachedSource
 from featurecache.sources.staged import staged
 from featurecache.sources.statistics import compute_target_statistics, shrink_deviations
+from featurecache.threads import suited_threads
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
 from heads._published import Published
@@ -88,7 +90,8 @@ def train_cells(
     ]
     order: Order = training.order if training.order != "auto" else "shuffled" if train.fits_memory() else "blocks"
     recipe = training.recipe(len(train), order)
-    with torch.random.fork_rng():
+    values = len(cells) * sum(math.prod(problem.shapes[name]) for name in train.arrays)
+    with torch.random.fork_rng(), suited_threads(len(train), values=values):
         members = [_started(cell, spec, published) for cell, spec in zip(cells, specs, strict=True)]
         solved = _solve(cells, [member.head for member in members], train, validation)
         feeds: Mapping[str, FeatureSource | None] = {"train": train, "val": validation}
