@@ -83,6 +83,11 @@ def read_docstring(module: str, function: str) -> str:
     return (ast.get_docstring(node) or "") if isinstance(node, ast.FunctionDef) else ""
 
 
+def defines(module: str, name: str) -> bool:
+    """Return whether a function or method called `name` is defined anywhere in `module`."""
+    return name in _Source.of(module).functions
+
+
 def read_constant(module: str, name: str) -> Any:
     """Return the value that `module` assigns to `name` at its top, or None where it assigns none."""
     node = _Source.of(module).definitions.get(name)
@@ -103,7 +108,9 @@ class _Source(Mapping[str, Any]):
             raise ModuleNotFoundError(f"there is no module {module}", name=module)
         self.module = module
         self.definitions: dict[str, ast.AST] = {}
-        for node in _top(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        self.functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        for node in _top(tree):
             for name in _defined(node):
                 self.definitions.setdefault(name, node)
 
@@ -112,7 +119,9 @@ class _Source(Mapping[str, Any]):
         if isinstance(node, ast.ImportFrom):
             return self._imported(node, name)
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            return self.value(node.value)
+            found = self.value(node.value)
+            several = _defined(node)
+            return found if several == [name] else found[several.index(name)]
         if node is None and hasattr(builtins, name):
             return getattr(builtins, name)
         return getattr(importlib.import_module(self.module), name)
@@ -157,7 +166,8 @@ def _defined(node: ast.AST) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         return [alias.asname or alias.name for alias in node.names]
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    parts = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    return [part.id for part in parts if isinstance(part, ast.Name)]
 
 
 def _original(node: ast.ImportFrom, name: str) -> str:

@@ -20,18 +20,16 @@ from featurecache.files import json_bytes, write_atomic
 from featurecache.peft import PEFT, methods_for
 from featurecache.progress import Bar, Stopwatch
 from featurecache.registry import plain
-from featurecache.reports import Table
 from featurecache.runs import RECORD, is_done, read_run, recorded_data, write_record
 from featurecache.threads import Computing, heeds_threads
 from pipelines.online.comparing import lines_of
 from pipelines.online.planning import backbone_options, planned
+from pipelines.online.reporting import BASELINE, CompareReport
 from pipelines.online.settings import TrainOnlineConfig
 from pipelines.train_online import run as train
 from pipelines.training.jobs import done
 from pipelines.training.selection import as_csv
 
-BASELINE = "linear"
-"""What every other method is compared with."""
 FIXED = {"data", "out", "peft", "peft_option", "sweep", "recipe", "seed", "data_seed"}
 """Settings that the command itself says."""
 
@@ -91,41 +89,6 @@ class Cell:
     method: str
     seed: int
     config: TrainOnlineConfig
-
-
-@dataclass(frozen=True, slots=True)
-class CompareReport:
-    """What the methods came to."""
-
-    folder: Path
-    record: Mapping[str, Any]
-    repeated: bool = False
-
-    def tables(self) -> list[Table]:
-        """Return a table for each data set, the best method first."""
-        found = []
-        for title in dict.fromkeys(line["data"] for line in self.record["lines"]):
-            lines = [line for line in self.record["lines"] if line["data"] == title]
-            metric = self.record["metrics"][title]
-            costs = ("trained in backbone", "saved MiB a step", "s a step", "GMAC")
-            columns = ("method", metric, f"to {BASELINE}", *costs)
-            found.append(Table(title, columns, [_shown(line) for line in lines]))
-        notes = [*self.record["remarks"], f"{self.folder}: {', '.join(self.record['files'])}"]
-        return [*found, Table("", (), (), [*notes, *(["nothing to do"] if self.repeated else [])])]
-
-    def json(self) -> dict[str, Any]:
-        """Return the record and the folder."""
-        return {"run": str(self.folder), **self.record}
-
-
-def _shown(line: Mapping[str, Any]) -> tuple[str, ...]:
-    interval, between = (
-        "" if line[name] is None else f" +- {line[name]:.4f}" for name in ("half_width", "difference_half_width")
-    )
-    return (
-        line["method"], f"{line['mean']:.4f}{interval}", f"{line['difference']:+.4f}{between}", f"{line['trained']:,}",
-        f"{line['saved_bytes'] / 2**20:.1f}", f"{line['step_seconds']:.3f}", f"{line['multiply_adds'] / 1e9:.3f}",
-    )  # fmt: skip
 
 
 @heeds_threads

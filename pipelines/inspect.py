@@ -75,7 +75,7 @@ def info(config: InfoConfig) -> Facts:
 
 
 def _run_facts(folder: Path) -> Facts:
-    from pipelines.train_head import TrainReport
+    from pipelines.training.reporting import TrainReport
 
     settings, record = read_run(folder)
     if not holds_head(record):
@@ -95,9 +95,8 @@ def _run_facts(folder: Path) -> Facts:
 
 def _comparison_facts(folder: Path, settings: dict[str, Any], record: dict[str, Any]) -> Facts:
     """Describe what compared several heads or methods, with the tables that it ended with."""
-    from pipelines.compare_peft import CompareReport
-    from pipelines.online.sweeping import SweepReport
-    from pipelines.run_protocol import ProtocolReport
+    from pipelines.online.reporting import CompareReport, SweepReport
+    from pipelines.trialling.reporting import ProtocolReport
 
     report = CompareReport if "lines" in record else ProtocolReport if "protocol" in record else SweepReport
     asked = {name: value for name, value in settings.items() if name != "features"}

@@ -15,7 +15,6 @@ from featurecache.errors import ConfigError, FeatureCacheError, StoreContentsErr
 from featurecache.files import write_atomic
 from featurecache.places import Place
 from featurecache.progress import Bar, Stopwatch
-from featurecache.reports import Table
 from featurecache.runs import RECORD, discard, is_done, read_run, recorded_stores, write_record
 from featurecache.stores import FeatureStore, open_store
 from featurecache.threads import heeds_threads, suited_threads
@@ -28,7 +27,8 @@ from pipelines.training.convergence import describe_improving
 from pipelines.training.problem import Problem, problems_of
 from pipelines.training.settings import Training
 from pipelines.trialling.leaks import remarks_on
-from pipelines.trialling.results import results_of, tables, write_results
+from pipelines.trialling.reporting import ProtocolReport
+from pipelines.trialling.results import results_of, write_results
 from pipelines.trialling.trialling import (
     Work,
     carry_out,
@@ -83,26 +83,6 @@ def _of_layers() -> list[str]:
     found = {name: HEADS.load(name) for name in HEADS.names()}
     fed = [name for name, head in found.items() if head.CONSUMES in ("last", "all") and not hasattr(head, "CONSTANTS")]
     return ["linear", *(name for name in fed if name != "linear")]
-
-
-@dataclass(frozen=True, slots=True)
-class ProtocolReport:
-    """What a protocol came to."""
-
-    folder: Path
-    record: Mapping[str, Any]
-    repeated: bool = False
-    """Whether it was there already."""
-
-    def tables(self) -> list[Table]:
-        """Return one line a store, label, test and head; then the differences of heads."""
-        said = "this run is there already: nothing to do" if self.repeated else f"{self.record['seconds']:.1f} s"
-        files = ", ".join(self.record["files"])
-        return [*tables(self.record), Table("", (), (), [*self.record["remarks"], f"{self.folder}: {said} ({files})"])]
-
-    def json(self) -> dict[str, Any]:
-        """Return the record and the folder."""
-        return {"run": str(self.folder), **self.record}
 
 
 @heeds_threads

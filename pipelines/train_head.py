@@ -19,7 +19,6 @@ from featurecache.files import write_atomic
 from featurecache.metrics import primary
 from featurecache.places import Place, absolute
 from featurecache.provenance import provenance
-from featurecache.reports import Table
 from featurecache.runs import discard, is_done, read_run, recorded_place, write_history, write_record, writing
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import FeatureStore, open_store, store_exists
@@ -30,15 +29,13 @@ from pipelines._arrays import compare_stored
 from pipelines._evaluation import evaluate, write_predictions
 from pipelines._rows import every_training_row, labelled_rows, trainable
 from pipelines.training.cells import Cell, cells_of
-from pipelines.training.convergence import describe_improving
 from pipelines.training.problem import Problem, converges, learn, problems_of, standardises
-from pipelines.training.selection import as_csv, columns_of, selected, sweep_rows
+from pipelines.training.reporting import TrainReport
+from pipelines.training.selection import as_csv, selected, sweep_rows
 from pipelines.training.settings import Training
 from pipelines.training.training import Trained, describe_standardisation, of_arrays, train_cells
 
 CHECKPOINT = "checkpoint.pt"
-SHOWN = 10
-"""Lines of a sweep that are shown; all of them are in sweep.csv."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,76 +52,6 @@ class TrainHeadConfig(Training):
     """lfa FILE: a checkpoint of the code of the paper, whose values the head begins at."""
     refit: bool = False
     """Train what validation chose once more on the rows of train and val together."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainReport:
-    """A finished run."""
-
-    folder: Path
-    record: Mapping[str, Any]
-    repeated: bool = False
-    """Whether the run was there already."""
-
-    def tables(self) -> list[Table]:
-        """Return one row a split, metrics with 95 % intervals."""
-        metrics = self.record["metrics"]
-        names = [name for name, value in next(iter(metrics.values()), {}).items() if isinstance(value, dict)]
-        rows = [(split, *(_shown(found[name]) for name in names)) for split, found in metrics.items()]
-        notes = [f"{self.folder}: " + ("this run is there already: nothing to do" if self.repeated else self._cost())]
-        if self.record.get("still_improving"):
-            notes.append(describe_improving(self.record["head"], 1, 1))
-        title = f"{self.record['head']} on {', '.join(_ends(self.record['arrays']))} (95 % intervals)"
-        return [*_sweep_tables(self.record), Table(title, ("split", *names), rows, notes)]
-
-    def _cost(self) -> str:
-        record = self.record
-        trained = (
-            f"best at epoch {record['best_epoch']} of {record['epochs']}"
-            if record["trained_parameters"]
-            else "closed form"
-        )
-        return f"{trained}, {record['parameters']} parameters, {record['seconds']:.1f} s"
-
-    def json(self) -> dict[str, Any]:
-        """Return the record and the folder."""
-        return {"run": str(self.folder), **self.record}
-
-
-def _sweep_tables(record: Mapping[str, Any]) -> list[Table]:
-    """Return the best cells of a sweep, and the repetitions of the chosen setting where it has several seeds."""
-    if "sweep" not in record:
-        return []
-    lines, metric = record["sweep"]["cells"], record["selected_by"].replace(" ", "_")
-    alive = sorted((line for line in lines if line[metric] is not None), key=lambda line: -line[metric])
-    left_out = ("parameters", "trained_parameters", "diverged_in_epoch", "arrays")
-    columns = [name for name in columns_of(lines) if name not in left_out]
-    rows = [tuple(_cell_text(line.get(name)) for name in columns) for line in alive[:SHOWN]]
-    notes = [f"{len(lines)} cells, all of them in sweep.csv; chosen on validation"]
-    diverged = sum(line["diverged_in_epoch"] is not None for line in lines)
-    notes += [f"{diverged} of them diverged"] if diverged else []
-    tables = [Table("sweep", tuple(columns), rows, notes)]
-    repeated = record["sweep"]["repetitions"]
-    values = [one[f"test_{metric.removeprefix('val_')}"] for one in repeated]
-    if len(values) > 1 and None not in values:
-        said = f"{np.mean(values):.4f} +- {np.std(values, ddof=1):.4f} over {len(values)} seeds (mean, deviation)"
-        tables.append(Table("", (), (), [f"test {metric.removeprefix('val_')} of the chosen setting: {said}"]))
-    return tables
-
-
-def _cell_text(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _shown(measured: Mapping[str, float | None]) -> str:
-    value, low, high = (
-        float("nan") if v is None else v for v in (measured["value"], measured["low"], measured["high"])
-    )
-    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
-
-
-def _ends(arrays: list[str]) -> list[str]:
-    return arrays if len(arrays) <= 3 else [arrays[0], "...", arrays[-1]]
 
 
 @heeds_threads

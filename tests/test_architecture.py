@@ -43,6 +43,7 @@ LEVELS = (
         "rgb_conversion",
         "features",
         "files",
+        "fonts",
         "places",
         "seeding",
         "threads",

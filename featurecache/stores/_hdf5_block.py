@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-
 from featurecache.stores import _ledger
 from featurecache.stores._second_copy import SecondCopy, decoded, encoded
 

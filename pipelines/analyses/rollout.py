@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from featurecache.checks import check
 from featurecache.errors import BackboneError, ConfigError
 from featurecache.features import parse_indices
+from featurecache.fonts import quiet_fonts
 from pipelines.analyses import Analysis, Subject
 from pipelines.analyses._rollout import Size, likeness, mask_of, placed, rollout, shrinking, single
 from pipelines.analyses._subjects import LiveSubject
@@ -135,6 +135,9 @@ def _overlaid(subject: LiveSubject, sample_id: str, mask: Masks) -> tuple[Pictur
     )
     there = np.kron(np.isfinite(mask), np.ones((tall, wide), bool))
     there = np.pad(there, [(0, side - own) for side, own in zip(image.shape[:2], there.shape, strict=True)])
+    with quiet_fonts():
+        import matplotlib
+
     colours = matplotlib.colormaps["jet"](large.clip(0, 1))[..., :3]
     over = np.where(there[..., None], (image + colours) / 2, image)
     return tuple((one * 255).round().astype(np.uint8) for one in (image, over))  # type: ignore[return-value]
@@ -151,7 +154,8 @@ def _slug(name: str) -> str:
 
 
 def _figure(name: str, ids: Sequence[str], pictures: Sequence[tuple[Picture, Picture]]) -> Figure:
-    from matplotlib.figure import Figure as New
+    with quiet_fonts():
+        from matplotlib.figure import Figure as New
 
     canvas = New(figsize=(min(14, 1.6 * len(ids)), 3.4), layout="constrained")
     axes = canvas.subplots(2, len(ids), squeeze=False)

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from featurecache.metrics import primary
 from featurecache.peft import PEFT
 from featurecache.progress import Bar, Stopwatch
 from featurecache.registry import nearest, plain
-from featurecache.reports import Table
 from featurecache.runs import is_done, read_run, write_record
 from heads import HEADS
+from pipelines.online.reporting import SweepReport
 from pipelines.online.settings import OPTIONS, TrainOnlineConfig
 from pipelines.training.cells import words_of
 from pipelines.training.jobs import done
@@ -39,40 +39,6 @@ ALIASES = {"wd": "weight_decay"}
 
 Named = Mapping[str, Any]
 """Name of an axis -> value of a cell."""
-
-
-@dataclass(frozen=True, slots=True)
-class SweepReport:
-    """What a sweep came to."""
-
-    folder: Path
-    record: Mapping[str, Any]
-    repeated: bool = False
-
-    def tables(self) -> list[Table]:
-        """Return every setting with its validation, the best first, and the test of the chosen one."""
-        metric, cells = self.record["metric"], self.record["settings"]
-        names = list(cells[0]["setting"])
-        lines = [
-            (*(one["setting"][name] for name in names), f"{one['val']:.4f}" if one["val"] is not None else "diverged")
-            for one in cells
-        ]  # fmt: skip
-        tests = [run["test"] for run in self.record["final"] if run["test"] is not None]
-        said = (
-            f"test {metric} {np.mean(tests):.4f}" + (f" +- {np.std(tests, ddof=1):.4f}" if len(tests) > 1 else "")
-            if tests
-            else "no test rows"
-        )
-        notes = [
-            f"trained on train and validation with the first: {said}, {len(tests)} run(s) in {self.folder / 'final'}"
-        ]
-        notes += [self.record["remark"]] if self.record["remark"] else []
-        notes += ["this sweep is there already: nothing to do"] if self.repeated else []
-        return [Table("settings, best first", (*names, f"val_{metric} of the last epoch"), lines, notes)]
-
-    def json(self) -> dict[str, Any]:
-        """Return the record and the folder."""
-        return {"run": str(self.folder), **self.record}
 
 
 def sweep(

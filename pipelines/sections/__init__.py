@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from featurecache.errors import FeatureCacheError
 from featurecache.features import comparable_data
+from featurecache.fonts import quiet_fonts
 from featurecache.places import placed
 from featurecache.registry import Registry
 from featurecache.reports import Table
@@ -191,17 +192,19 @@ def history_of(run: Run) -> list[dict[str, Any]]:
 
 def drawn(canvas: Canvas, caption: str) -> Figure:
     """Return a drawing of matplotlib as SVG, the same for the same drawing."""
-    import matplotlib
+    with quiet_fonts():
+        import matplotlib
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "featurecache"}):
-        buffer = io.BytesIO()
-        canvas.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "featurecache"}):
+            buffer = io.BytesIO()
+            canvas.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return Figure(buffer.getvalue(), caption)
 
 
 def sheet(width: float, height: float) -> tuple[Canvas, Any]:
     """Return (drawing, its axes) of that many inches."""
-    from matplotlib.figure import Figure as New
+    with quiet_fonts():
+        from matplotlib.figure import Figure as New
 
     canvas = New(figsize=(width, height), layout="constrained")
     return canvas, canvas.subplots()

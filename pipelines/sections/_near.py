@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 
-from featurecache.sources.cached import CachedSource, split_rows
-from pipelines._rows import labelled_rows
+from featurecache.features import as_numbers
+from featurecache.scoring import scored_rows
+from featurecache.threads import suited_threads
 from pipelines.sections import Run
 
 PIECE = 4096
@@ -29,16 +30,28 @@ def nearest_training_rows(
     Features are centred by the mean of the training rows: the common part of all images tells nothing of one.
     """
     assert run.store is not None
-    name, train = array_of(run), labelled_rows(run.store, "train")
-    source = CachedSource(run.store, [name], train)
-    mean = source.statistics()[name][0].flatten()
-    asked = CachedSource(run.store, [name], split_rows(run.store, "train", "val", "test")).batch(rows)
-    queries = F.normalize(asked.arrays[name].flatten(1) - mean, dim=1)
-    best, found = torch.full((len(rows), 0), -2.0), torch.zeros(len(rows), 0, dtype=torch.int64)
-    for batch in source.batches(PIECE):
-        cosines = queries @ F.normalize(batch.arrays[name].flatten(1) - mean, dim=1).T
-        best = torch.cat([best, cosines], 1)
-        found = torch.cat([found, torch.from_numpy(batch.rows).expand(len(rows), -1)], 1)
-        best, places = best.topk(min(count, best.shape[1]), dim=1)
-        found = found.gather(1, places)
-    return found.numpy(), best.double().numpy()
+    name, train = array_of(run), scored_rows(run.store)
+    pieces = [train[start : start + PIECE] for start in range(0, len(train), PIECE)]
+    best, found = np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), np.int64)
+    with suited_threads(len(train) + len(rows)):
+        mean = sum(_values(run, name, piece).sum(0, dtype=np.float64) for piece in pieces) / len(train)
+        queries = _directions(_values(run, name, rows) - mean)
+        for piece in pieces:
+            best = np.concatenate([best, queries @ _directions(_values(run, name, piece) - mean).T], 1)
+            found = np.concatenate([found, np.broadcast_to(piece, (len(rows), len(piece)))], 1)
+            places = np.argsort(-best, axis=1, kind="stable")[:, :count]
+            best, found = np.take_along_axis(best, places, 1), np.take_along_axis(found, places, 1)
+    return found, best.astype(np.float64)
+
+
+def _values(run: Run, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """(B, D) features of rows of the store."""
+    assert run.store is not None
+    values = as_numbers(run.store.read(name, rows), run.store.header.array(name).dtype)
+    return values.reshape(len(rows), -1).astype(np.float32)
+
+
+def _directions(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+    """(B, D) of length one."""
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return (values / np.maximum(lengths, 1e-12)).astype(np.float32)

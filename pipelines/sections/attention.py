@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from featurecache.declarations import defines
+from featurecache.registry import plain
 from featurecache.reports import Table
-from featurecache.sources.cached import CachedSource
-from heads._checkpoint import load_head
 from pipelines.sections import Figure, Page, Picture, Run, Section, heat_map
 
 CLASSES, IMAGES = 40, 12
@@ -49,8 +48,13 @@ def section(page: Page) -> Section | None:
 
 def _weights(run: Run) -> npt.NDArray[np.float64] | None:
     """(N, L) of the predicted rows; None for heads without attention, or where the features are gone."""
-    if not run.predictions or run.store is None:
+    if not defines(f"heads.{plain(run.record['head'])}", "attention") or not run.predictions or run.store is None:
         return None
+    import torch
+
+    from featurecache.sources.cached import CachedSource
+    from heads._checkpoint import load_head
+
     head, _ = load_head(run.folder)
     attention = getattr(head, "attention", None)
     if attention is None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Sequence
 from typing import Any
 
+from featurecache.declarations import read_constant, read_options
 from featurecache.features import comparable_data
+from featurecache.registry import plain
 from featurecache.reports import Table
-from heads import HEADS
-from heads._checkpoint import BUILD
 from pipelines.sections import STROKES, Figure, Page, Run, Section, drawn, history_of, sheet, shown
 
 
@@ -41,8 +40,10 @@ def section(page: Page) -> Section | None:
 
 def _options(run: Run) -> dict[str, Any]:
     """Return every option of the run's head, defaults too."""
-    asked = json.loads((run.folder / BUILD).read_text(encoding="utf-8"))["options"]
-    _, *known = inspect.signature(HEADS.load(run.record["head"]).build).parameters.values()
+    asked = json.loads((run.folder / read_constant("heads._checkpoint", "BUILD")).read_text(encoding="utf-8"))[
+        "options"
+    ]
+    known = read_options(f"heads.{plain(run.record['head'])}", "build")
     return {option.name: asked.get(option.name, option.default) for option in known}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 from featurecache.datasets import ImageDataset
 from featurecache.metrics import primary
 from featurecache.reports import Table
-from pipelines.students.cells import StudentCell
 from pipelines.trialling.pairing import Outcome, drawn, summary
+
+if TYPE_CHECKING:
+    from pipelines.students.cells import StudentCell
 
 Line = dict[str, Any]
 

@@ -6,14 +6,16 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featurecache.errors import RunError
 from featurecache.features import Task
 from featurecache.metrics import primary
-from pipelines.training.training import Trained
+
+if TYPE_CHECKING:
+    from pipelines.training.training import Trained
 
 
 def selected(trained: Sequence[Trained]) -> list[Trained]:

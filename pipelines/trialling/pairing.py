@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
-from scipy.special import stdtrit
 
 from featurecache.datasets import RowTable
 from featurecache.features import Task
 from featurecache.metrics import METRICS, Metric, primary
 from featurecache.seeding import generator
-from pipelines.protocols import Part
+
+if TYPE_CHECKING:
+    from pipelines.protocols import Part
 
 Floats = npt.NDArray[np.float64]
 DRAWS = 1000
@@ -46,6 +46,8 @@ class Outcome:
         """Read the predictions of a folder for some rows of a table."""
         names = [str(name) for name in np.asarray(table.group)[rows]]
         keys = np.array([name or f"\0{row}" for name, row in zip(names, rows.tolist(), strict=True)])
+        import pyarrow.parquet as pq
+
         said = pq.read_table(folder / "predictions.parquet")
         if task == "classification":
             right = np.array(said["label"].to_pylist()) == np.array(said["pred"].to_pylist())
@@ -125,6 +127,8 @@ def half_width(values: npt.NDArray[np.float64]) -> float | None:
     """Return half the 95 % t-interval of the mean of (T,) values; None of a single one."""
     if len(values) < 2:
         return None
+    from scipy.special import stdtrit
+
     return float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values)))
 
 

@@ -6,16 +6,19 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featurecache.files import write_atomic
+from featurecache.fonts import quiet_fonts
 from featurecache.metrics import primary
 from featurecache.reports import Table
 from featurecache.runs import RECORD
-from pipelines.protocols import Plan, Trial
 from pipelines.training.selection import as_csv
 from pipelines.trialling.pairing import Floats, Outcome, difference, drawn, summary, with_derived
-from pipelines.trialling.trialling import Work
+
+if TYPE_CHECKING:
+    from pipelines.protocols import Plan, Trial
+    from pipelines.trialling.trialling import Work
 
 Line = dict[str, Any]
 NUMBERS = ("trials", "mean", "deviation", "trials_low", "trials_high", "low", "high")
@@ -151,7 +154,8 @@ def _escaped(text: str) -> str:
 
 def _curve(record: Mapping[str, Any], axis: str, kind: str) -> bytes:
     """Return a picture: one panel a store and test, one line a head, a band of the deviation over trials."""
-    from matplotlib.figure import Figure
+    with quiet_fonts():
+        from matplotlib.figure import Figure
 
     lines = record["results"]
     panels = list(dict.fromkeys((line["store"], line["test"]) for line in lines))
@@ -171,5 +175,6 @@ def _curve(record: Mapping[str, Any], axis: str, kind: str) -> bytes:
         panel.grid(alpha=0.3)
         panel.legend()
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    with quiet_fonts(letters_as_text=False):
+        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
