@@ -9,14 +9,14 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
+
+from featurecache.registry import find_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,13 @@ def read_config(module: str, name: str) -> DeclaredConfig:
 
 
 def read_options(module: str, function: str) -> tuple[Declared, ...]:
-    """Return the keyword-only parameters of a function of `module`: the options that it takes."""
+    """Return the keyword-only parameters of a function of `module`: the options that it takes; () where there is none."""
     source = _Source.of(module)
-    node = source.definitions[function]
-    assert isinstance(node, ast.FunctionDef)
+    node = source.definitions.get(function)
+    if isinstance(node, ast.ImportFrom):
+        return read_options(str(node.module), _original(node, function))
+    if not isinstance(node, ast.FunctionDef):
+        return ()
     return tuple(
         Declared(
             argument.arg,
@@ -103,12 +106,9 @@ class _Source(Mapping[str, Any]):
         return _Source(module)
 
     def __init__(self, module: str) -> None:
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(f"there is no module {module}", name=module)
         self.module = module
         self.definitions: dict[str, ast.AST] = {}
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        tree = ast.parse(find_source(module).read_text(encoding="utf-8"))
         self.functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         for node in _top(tree):
             for name in _defined(node):

@@ -24,6 +24,24 @@ def nearest(name: str, known: list[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def find_source(module: str) -> Path:
+    """Return the file of a module; neither it nor a package that it is in is imported, but for the first.
+
+    Raises:
+        ModuleNotFoundError: there is no such file.
+    """
+    top, *parts = module.split(".")
+    spec = importlib.util.find_spec(top)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if spec and spec.origin and not parts:
+        return Path(spec.origin)
+    for path in (Path(folder, *parts) for folder in folders if parts):
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.exists():
+                return file
+    raise ModuleNotFoundError(f"there is no module {module}", name=module)
+
+
 class Registry:
     """The members of a room, by file name."""
 
@@ -35,16 +53,13 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return the sorted names of the public modules of the folder; nothing is imported."""
-        spec = importlib.util.find_spec(self.package)
-        folders = list(spec.submodule_search_locations or []) if spec else []
+        folders = [str(find_source(self.package).parent)]
         found = pkgutil.iter_modules(folders)
         return sorted(m.name for m in found if not m.ispkg and not m.name.startswith("_"))
 
     def summary(self, name: str) -> tuple[str, str]:
         """Return (first sentence of the file of `name`, its constant `PAPER` or ""); nothing is imported."""
-        spec = importlib.util.find_spec(f"{self.package}.{name}")
-        source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-        tree = ast.parse(source)
+        tree = ast.parse(find_source(f"{self.package}.{name}").read_text(encoding="utf-8"))
         sentence = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ").partition(". ")[0]
         papers = (
             node.value.value
@@ -54,8 +69,8 @@ class Registry:
         )
         return sentence.rstrip("."), str(next(papers, ""))
 
-    def load(self, name: str) -> ModuleType:
-        """Import and return the module called `name`.
+    def stem(self, name: str) -> str:
+        """Return the name of the file that is called `name`; nothing is imported.
 
         Raises:
             UnknownNameError: no file of the folder has that name; the message lists those that exist.
@@ -67,4 +82,12 @@ class Registry:
                 f"there is no {self.kind} called {name!r}.{nearest(stem, known)} "
                 f"Known: {', '.join(known)}. To add one, write {folder}/{stem}.py."
             )
-        return importlib.import_module(f"{self.package}.{stem}")
+        return stem
+
+    def load(self, name: str) -> ModuleType:
+        """Import and return the module called `name`.
+
+        Raises:
+            UnknownNameError: no file of the folder has that name; the message lists those that exist.
+        """
+        return importlib.import_module(f"{self.package}.{self.stem(name)}")

@@ -14,8 +14,9 @@ from featurecache.reports import Report, Table
 from featurecache.stores import open_store
 from pipelines import rank
 from pipelines.predict import Predictor
-from pipelines.train_head import TrainHeadConfig, TrainReport
+from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as train
+from pipelines.training.reporting import TrainReport
 from save_features import SaveFeaturesConfig
 from save_features import run as extract
 

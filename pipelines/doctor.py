@@ -15,10 +15,13 @@ from typing import Any
 
 import torch
 
-from featurecache.devices import cores, default_precision, environment
+from featurecache.devices import default_precision, environment
 from featurecache.reports import Table
+from featurecache.threads import FEW_ROWS, VARIABLES, all_threads, asked_threads, cores, cpu_quota, limited_threads
 
 OURS = ("cli", "featurecache", "heads", "logme", "pipelines", "save_features")
+SMALL, LARGE = 256, 16384
+"""Rows of products by which threads are compared."""
 ROOM_BYTES, SLOW_SYNC, FEW_FILES = 2 * 2**30, 0.1, 1024
 """Free bytes, seconds of an fsync, and open files below or above which work is going to hurt."""
 
@@ -77,9 +80,11 @@ def _programs() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    threads = torch.get_num_threads()
+    threads, quota = torch.get_num_threads(), cpu_quota()
     few = "torch may use fewer threads than there are cores: see OMP_NUM_THREADS" if threads < cores() else ""
-    yield Finding("cpu", f"{cores()} cores, torch uses {threads}", few)
+    granted = "" if quota is None else f" (a quota of {quota:g} of {os.cpu_count()})"
+    yield Finding("cpu", f"{cores()} cores{granted}, torch uses {threads}", few)
+    yield _threads()
     for number in range(torch.cuda.device_count()):
         device = torch.device("cuda", number)
         free, total = torch.cuda.mem_get_info(device)
@@ -87,6 +92,34 @@ def _devices() -> Iterator[Finding]:
         yield Finding(f"cuda:{number}", text, "another process holds most of it" if free < total / 2 else "")
     if not torch.cuda.is_available():
         yield Finding("cuda", f"none that torch {torch.__version__} can use; everything runs on the CPU")
+
+
+def _threads() -> Finding:
+    """Measure what several threads bring to a large product, and what they cost a small one."""
+    asked, several = asked_threads(), all_threads()
+    rule = (
+        f"one up to {FEW_ROWS:,} rows, {several} for more"
+        if asked is None
+        else f"{asked}, as {' or '.join(VARIABLES)} says"
+    )
+    if several == 1:
+        return Finding("threads", rule)
+    measured = {(rows, count): _product_seconds(rows, count) for rows in (SMALL, LARGE) for count in (1, several)}
+    slower, faster = (measured[rows, several] / measured[rows, 1] for rows in (SMALL, LARGE))
+    found = f"{rule}; with {several} a product of {SMALL} rows takes {slower:.1f} times the time of one thread, one of {LARGE} {faster:.1f}"
+    busy = "several threads are no faster here, other work holds the cores: give --threads 1"
+    return Finding("threads", found, busy if faster > 1.1 else "")
+
+
+def _product_seconds(rows: int, threads: int) -> float:
+    """Return the least seconds of some products of (rows, 256) with (256, 256)."""
+    one, other, least = torch.ones(rows, 256), torch.ones(256, 256), float("inf")
+    with limited_threads(threads):
+        for _ in range(5):
+            started = time.perf_counter()
+            (one @ other).relu().sum()
+            least = min(least, time.perf_counter() - started)
+    return least
 
 
 def _memory() -> Iterator[Finding]:

@@ -7,22 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from featurecache.backbones import BACKBONES
-from featurecache.datasets import DATASETS
-from featurecache.errors import StoreNotFoundError
-from featurecache.peft import PEFT
+from featurecache.checks import check
+from featurecache.errors import StoreNotFoundError, UnknownNameError
 from featurecache.places import Place
+from featurecache.registry import plain
 from featurecache.reports import Table
-from featurecache.runs import CONFIG, holds_head, read_run
-from featurecache.stores import STORES, FeatureStore, open_store, store_exists
-from heads import HEADS
-from pipelines.analyses import ANALYSES
-from pipelines.objectives import OBJECTIVES, PROBE
-from pipelines.objectives import names as objective_names
+from pipelines._members import KINDS, example_of, members, options_of
+
+if TYPE_CHECKING:
+    from featurecache.stores import FeatureStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +30,31 @@ class InfoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ListConfig:
-    """List what can be named: backbone sources, data sets, heads, objectives of students, methods of training, store formats, timm's models."""
+    """List what can be named, such as heads or methods of training, and the options of one of them."""
 
-    what: Literal["all", "analyses", "backbones", "datasets", "heads", "objectives", "peft", "recipes", "stores"] = (
-        "all"
-    )
+    what: Literal[
+        "all",
+        "analyses",
+        "backbones",
+        "datasets",
+        "heads",
+        "objectives",
+        "peft",
+        "protocols",
+        "recipes",
+        "scores",
+        "stores",
+    ] = "all"
     """Which kind of name; backbones also lists the models of timm; recipes are listed alone."""
+    name: str | None = None
+    """One of that kind, such as lora of peft: its options, with their defaults."""
     filter: str | None = None
     """Keep the names that match, with * for any text, e.g. vit_*dinov2*."""
+
+    def __post_init__(self) -> None:
+        check(
+            (self.name is None or self.what in KINDS, f"name the kind that {self.name!r} is of, such as heads or peft")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,9 @@ def info(config: InfoConfig) -> Facts:
     Raises:
         StoreNotFoundError, StoreError, RunError: nothing is there, it is neither, or the run did not finish.
     """
+    from featurecache.runs import CONFIG
+    from featurecache.stores import open_store, store_exists
+
     if isinstance(config.store, Path) and (config.store / CONFIG).exists():
         return _run_facts(config.store)
     if not store_exists(config.store):
@@ -75,6 +90,7 @@ def info(config: InfoConfig) -> Facts:
 
 
 def _run_facts(folder: Path) -> Facts:
+    from featurecache.runs import holds_head, read_run
     from pipelines.training.reporting import TrainReport
 
     settings, record = read_run(folder)
@@ -106,6 +122,8 @@ def _comparison_facts(folder: Path, settings: dict[str, Any], record: dict[str, 
 
 
 def _store_facts(store: FeatureStore) -> Facts:
+    import numpy as np
+
     header, table = store.header, store.table()
     missing, status = sum(map(len, store.missing())), store.status()
     skipped = int(sum(1 for text in status if text not in ("ok", "")))
@@ -153,21 +171,11 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def list_names(config: ListConfig) -> Facts:
     """Return the names of each kind, with what they are; models of timm with licence and paper."""
-    rooms = {
-        "analyses": ANALYSES,
-        "backbones": BACKBONES,
-        "datasets": DATASETS,
-        "heads": HEADS,
-        "peft": PEFT,
-        "stores": STORES,
-    }
-    chosen = {kind: room for kind, room in rooms.items() if config.what in ("all", kind)}
-    found: dict[str, list[Mapping[str, Any]]] = {
-        kind: [{"name": name, **dict(zip(("what", "paper"), room.summary(name), strict=True))} for name in room.names()]
-        for kind, room in chosen.items()
-    }
+    if config.name is not None:
+        return _member_facts(config.what, config.name)
+    found = {kind: members(kind) for kind in KINDS if config.what in ("all", kind) and kind != "objectives"}
     if config.what in ("all", "objectives"):
-        found["objectives"] = [_objective(name) for name in objective_names()]
+        found["objectives"] = _objectives()
     if config.what == "recipes":
         found["recipes"] = _recipes()
     if config.what == "backbones":
@@ -178,16 +186,33 @@ def list_names(config: ListConfig) -> Facts:
     return Facts(shown or [Table("", (), (), (f"no name matches {config.filter}",))], found)
 
 
-def _objective(name: str) -> Mapping[str, Any]:
-    """Return what an objective of students is; two of them have no distance, and so no file of that name."""
-    if name == PROBE:
-        return {
-            "name": name,
-            "what": "No student: a head on the joined features of all teachers, from their stores",
-            "paper": "",
-        }
-    what, paper = OBJECTIVES.summary("cross_entropy" if name == "none" else name)
-    return {"name": name, "what": what, "paper": paper}
+def _member_facts(kind: str, name: str) -> Facts:
+    """Describe one member: what it is, its paper, and a line for every option."""
+    known = _objectives() if kind == "objectives" else members(kind)
+    about = next((one for one in known if one["name"] == plain(name)), None)
+    if about is None:
+        KINDS[kind].room.stem(name)
+        raise UnknownNameError(f"there is no {KINDS[kind].noun} called {name!r}. See featurecache list {kind}.")
+    options = options_of(kind, name) if plain(name) in KINDS[kind].room.names() else []
+    rows = [tuple(one.values()) for one in options]
+    notes = [about["what"] + ".", *([about["paper"]] if about["paper"] else [])]
+    notes += [f"For example: {text}"] if (text := example_of(kind, name, options)) else []
+    notes += [] if options else [f"{about['name']} has no options"]
+    title = f"{KINDS[kind].noun} {about['name']}"
+    return Facts([Table(title, ("option", "type", "default", "meaning"), rows, notes)], {**about, "options": options})
+
+
+def _objectives() -> list[Mapping[str, Any]]:
+    """Return what students are trained for; two of the names have no distance, and so no file of that name."""
+    from pipelines.objectives import PROBE, names
+
+    about = {one["name"]: one for one in members("objectives")}
+    probe = "No student: a head on the joined features of all teachers, from their stores"
+    return [
+        {"name": name, "what": probe, "paper": ""} if name == PROBE
+        else {**about["cross_entropy" if name == "none" else name], "name": name}
+        for name in names()
+    ]  # fmt: skip
 
 
 def _recipes() -> list[Mapping[str, Any]]:

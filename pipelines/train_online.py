@@ -31,13 +31,14 @@ from pipelines.objectives.cross_entropy import build as cross_entropy
 from pipelines.online.costs import costs_of
 from pipelines.online.guide import Guide
 from pipelines.online.planning import Plan, images_of, planned, products_in, sources_of
+from pipelines.online.reporting import SweepReport
 from pipelines.online.settings import TrainOnlineConfig
-from pipelines.online.sweeping import SweepReport, remark_on, sweep
-from pipelines.train_head import TrainReport
+from pipelines.online.sweeping import remark_on, sweep
 from pipelines.training.distributed import Ranks, joined, whole
 from pipelines.training.fitting import Pace, fit
 from pipelines.training.outputs import outputs_of
 from pipelines.training.recipe import Recipe
+from pipelines.training.reporting import TrainReport
 from pipelines.training.stack import Member
 
 CHECKPOINT = "checkpoint.pt"

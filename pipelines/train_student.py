@@ -22,9 +22,9 @@ from pipelines.students.guiding import StudentGuide
 from pipelines.students.planning import Opened, StudentPlan, check_config, check_objective, planned, rows_of
 from pipelines.students.probing import train_probe
 from pipelines.students.settings import TrainStudentConfig
-from pipelines.train_head import TrainReport
 from pipelines.train_online import CHECKPOINT, SilentReport, train_online
 from pipelines.training.distributed import Ranks, joined
+from pipelines.training.reporting import TrainReport
 from pipelines.training.selection import as_csv
 
 __all__ = ["TrainStudentConfig", "run"]

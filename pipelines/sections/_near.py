@@ -54,4 +54,4 @@ def _values(run: Run, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.
 def _directions(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     """(B, D) of length one."""
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return (values / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return np.asarray(values / np.maximum(lengths, 1e-12), np.float32)

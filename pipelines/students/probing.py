@@ -27,10 +27,11 @@ from pipelines.students.planning import Opened, rows_of
 from pipelines.students.rows import whole_epochs
 from pipelines.students.settings import TrainStudentConfig
 from pipelines.students.telling import of_teachers
-from pipelines.train_head import CHECKPOINT, TrainReport
+from pipelines.train_head import CHECKPOINT
 from pipelines.training.fitting import fit
 from pipelines.training.outputs import outputs_of
 from pipelines.training.recipe import Recipe
+from pipelines.training.reporting import TrainReport
 from pipelines.training.stack import Member
 
 WALK = 1024

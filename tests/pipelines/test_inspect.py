@@ -77,7 +77,9 @@ def test_a_folder_that_is_neither_is_answered_with_what_a_store_looks_like(tmp_p
 def test_every_kind_is_listed():
     found = list_names(ListConfig()).json()
 
-    assert set(found) == {"analyses", "backbones", "datasets", "heads", "objectives", "peft", "stores"}
+    assert set(found) == {
+        "analyses", "backbones", "datasets", "heads", "objectives", "peft", "protocols", "scores", "stores",
+    }  # fmt: skip
     assert [item["name"] for item in found["heads"]] == HEADS.names()
     assert [item["name"] for item in found["objectives"]][::8] == ["none", "concat_probe"]
     assert {"digits", "image_folder", "archive"} <= {item["name"] for item in found["datasets"]}
