@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from click.testing import CliRunner
 
 import cli
@@ -58,3 +59,90 @@ def test_an_interrupt_ends_with_75_also_where_nothing_knows_of_scores(monkeypatc
 
     assert result.exit_code == 75, result.output
     assert "goes on where it stopped" in result.output
+
+
+def helped(verb: str) -> str:
+    return CliRunner().invoke(cli.main, [verb, "--help"], terminal_width=200).output
+
+
+def test_help_has_what_is_required_first_the_rest_below_headings_and_an_example():
+    shown = helped("train-head")
+
+    places = [
+        shown.index(f"\n{heading}:\n") for heading in ("Arguments", "Required", "Model", "Training", "Speed", "General")
+    ]
+    assert places == sorted(places)
+    assert shown.index("--out PATH") < shown.index("\nModel:\n")
+    assert shown.count("[required]") == 2  # STORE and --out
+    assert shown.rstrip().endswith(f"featurecache train-head {cli.EXAMPLES['train-head']}")
+
+
+def test_help_of_no_verb_shows_a_default_in_pythons_words():
+    for verb in cli.VERBS:
+        shown = helped(verb)
+
+        assert "('" not in shown and "[default: None]" not in shown and "[default: True]" not in shown, verb
+        assert "\nExample:\n  featurecache " in shown, verb
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train-head", "s.zarr", "--out", "r", "--lr", "fast"], "--lr must be a number or nothing, got 'fast'"),
+        (["train-head", "s.zarr", "--out", "r", "--batch-size", "2.5"], "--batch-size must be an integer, got '2.5'"),
+        (
+            ["train-head", "s.zarr", "--out", "r", "--class-weights", "some"],
+            "--class-weights must be one of none, balanced",
+        ),
+        (["train-head", "s.zarr", "--out", "r", "--head-option", "=3"], "--head-option takes NAME=VALUE, got '=3'"),
+        (["train-head", "s.zarr", "--out", "r", "--head-option", "k=[1"], "--head-option takes NAME=VALUE, got 'k=[1'"),
+        (["train-head", "s.zarr"], "--out is required: Run folder to write"),
+        (["train-head", "--out", "r"], "store is required"),
+        (["train-head", "s.zarr", "--out"], "Option '--out' requires an argument"),
+        (["train-head", "s.zarr", "t.zarr", "--out", "r"], "unexpected extra argument"),
+        (["train-head", "s.zarr", "--outt", "r"], "No such option"),
+        (["train-head", "s.zarr", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_call_that_cannot_be_read_ends_with_2_and_names_the_option(arguments, said):
+    result = CliRunner().invoke(cli.main, arguments)
+
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epochs: many", "--epochs must be an integer or nothing, got 'many'"),
+        ("epocs: 3", "train-head has no option 'epocs'. Did you mean 'epochs'?"),
+        ("- 3", "must hold one NAME: VALUE a line"),
+        ("epochs: [3", "cannot be read as YAML"),
+    ],
+)
+def test_a_settings_file_that_cannot_be_read_ends_with_2_too(tmp_path, text, said):
+    (tmp_path / "run.yaml").write_text(text)
+
+    result = CliRunner().invoke(
+        cli.main, ["train-head", "s.zarr", "--out", "r", "--config", str(tmp_path / "run.yaml")]
+    )
+
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_what_can_be_read_but_not_done_ends_with_1(tmp_path):
+    refused = CliRunner().invoke(cli.main, ["train-head", "s.zarr", "--out", "r", "--batch-size", "0"])
+    absent = CliRunner().invoke(cli.main, ["train-head", str(tmp_path / "s.zarr"), "--out", str(tmp_path / "r")])
+
+    assert (refused.exit_code, absent.exit_code) == (1, 1)
+    assert "batch_size must be positive, got 0" in refused.output
+
+
+def test_every_verb_that_computes_takes_threads():
+    computing = {verb for verb in cli.VERBS if "--threads" in helped(verb)}
+
+    assert computing >= {
+        "extract-features", "plan", "logme", "train-head", "train-online", "train-student", "compare-peft", "run-protocol",
+        "leaks", "analyze", "predict", "evaluate", "export", "embed", "verify",
+    }  # fmt: skip

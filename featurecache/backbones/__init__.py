@@ -6,6 +6,7 @@ A file of this room answers `build(model_id, *, options) -> Backbone`; users nam
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
     from torch import Tensor, nn
+
+log = logging.getLogger("featurecache")
 
 BACKBONES = Registry("backbone source", "featurecache.backbones")
 
@@ -138,6 +141,7 @@ def load_backbone(name: str, options: BackboneOptions | None = None) -> Backbone
     Raises:
         UnknownNameError, WeightsError, BackboneError, ConfigError, DeviceError.
     """
+    log.info("loading the backbone %s", name)
     source, colon, model_id = name.partition(":")
     is_bare = not colon and source.replace("-", "_") not in BACKBONES.names()
     if source in ("hf-hub", "hf_hub") and not model_id.startswith("timm/"):

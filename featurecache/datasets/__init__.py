@@ -6,6 +6,7 @@ A file of this room answers `open(spec, ...) -> ImageDataset`; the file name is 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from featurecache.rgb_conversion import RgbConversion
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+log = logging.getLogger("featurecache")
 
 DATASETS = Registry("data set", "featurecache.datasets")
 
@@ -122,6 +125,8 @@ def open_dataset(
     Raises:
         DatasetNotFoundError, DatasetError, UnknownNameError.
     """
+    log.info("reading the data set %s", spec)
+    name, argument = _resolve(str(spec))
     from featurecache.datasets._pixels import read_pixel_options, with_pixels
 
     bare, convert = read_pixel_options(str(spec))

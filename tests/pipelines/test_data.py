@@ -136,7 +136,7 @@ def test_the_command_prints_tables_or_json_and_ends_well_whatever_it_finds(tmp_p
 def test_an_act_that_is_not_known_and_no_threads_are_refused():
     result = CliRunner().invoke(cli.main, ["data", "clean", "photos"])
 
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "what must be one of check, got 'clean'" in result.stderr
     with pytest.raises(ConfigError, match="decode_threads must be positive, got 0"):
         checked("photos", decode_threads=0)
