@@ -17,6 +17,7 @@ from featurecache.errors import StoreNotFoundError
 from featurecache.features import ArraySpec, as_numbers, parse_layer_array
 from featurecache.files import json_bytes, write_atomic
 from featurecache.stores import FeatureStore, digests, store_exists
+from featurecache.threads import suited_threads
 
 log = logging.getLogger("featurecache")
 
@@ -39,8 +40,9 @@ def saved_scores(store: FeatureStore) -> list[dict[str, Any]]:
     fresh = [spec for spec in arrays if spec.name not in kept.entries]
     rows = scored_rows(store) if fresh else np.empty(0, np.int64)
     if _differ(store, rows):
-        for spec in fresh:  # each is kept at once, so that a stopped run goes on
-            kept.add([score_array(store, spec, rows)])
+        with suited_threads(len(rows), values=sum(spec.tail[0] for spec in fresh)):
+            for spec in fresh:  # each is kept at once, so that a stopped run goes on
+                kept.add([score_array(store, spec, rows)])
     return [kept.entries[spec.name] for spec in arrays if spec.name in kept.entries]
 
 

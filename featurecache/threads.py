@@ -147,6 +147,12 @@ def _blas(modules: int) -> Any:
     return ThreadpoolController()
 
 
+def _exceeds_cores() -> bool:
+    """Return whether torch begins with more threads than this process may use: it knows of no quota."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.get_num_threads() > cores()
+
+
 def heeds_threads(run: Callable[[C], R]) -> Callable[[C], R]:
     """Let the `run` of a verb compute with the threads that its config asks for; the caller's are as before after it.
 
@@ -163,7 +169,7 @@ def heeds_threads(run: Callable[[C], R]) -> Callable[[C], R]:
                 token = _asked.set(count)
                 restored.callback(_asked.reset, token)
                 restored.enter_context(limited_threads(count))
-            elif asked_threads() is None:
+            elif asked_threads() is None and _exceeds_cores():
                 restored.enter_context(limited_threads(all_threads()))
             return run(config)
 

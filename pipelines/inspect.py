@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from featurecache.checks import check
+from featurecache.declarations import read_constant
 from featurecache.errors import StoreNotFoundError, UnknownNameError
 from featurecache.places import Place
 from featurecache.registry import plain
@@ -80,10 +81,11 @@ def info(config: InfoConfig) -> Facts:
         StoreNotFoundError, StoreError, RunError: nothing is there, it is neither, or the run did not finish.
     """
     from featurecache.runs import CONFIG
-    from featurecache.stores import open_store, store_exists
 
     if isinstance(config.store, Path) and (config.store / CONFIG).exists():
         return _run_facts(config.store)
+    from featurecache.stores import open_store, store_exists
+
     if not store_exists(config.store):
         raise StoreNotFoundError(f"{config.store} does not exist. Name a store, or the folder of a run.")
     return _store_facts(open_store(config.store))
@@ -204,14 +206,14 @@ def _member_facts(kind: str, name: str) -> Facts:
 
 def _objectives() -> list[Mapping[str, Any]]:
     """Return what students are trained for; two of the names have no distance, and so no file of that name."""
-    from pipelines.objectives import PROBE, names
-
     about = {one["name"]: one for one in members("objectives")}
+    probe_name = read_constant("pipelines.objectives", "PROBE")
+    names = ["none", *(name for name in about if name != "cross_entropy"), probe_name]
     probe = "No student: a head on the joined features of all teachers, from their stores"
     return [
-        {"name": name, "what": probe, "paper": ""} if name == PROBE
+        {"name": name, "what": probe, "paper": ""} if name == probe_name
         else {**about["cross_entropy" if name == "none" else name], "name": name}
-        for name in names()
+        for name in names
     ]  # fmt: skip
 
 

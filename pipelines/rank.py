@@ -16,7 +16,7 @@ from featurecache.places import Place
 from featurecache.reports import Table
 from featurecache.scoring import scored_rows
 from featurecache.stores import FeatureStore, open_store
-from featurecache.threads import Computing, heeds_threads, suited_threads
+from featurecache.threads import Computing, heeds_threads
 from pipelines.scores import SCORES, Agreement, Point, agreements, measured, refusal, scores_kept, scores_of
 
 
@@ -124,9 +124,7 @@ def _scorable(path: Place, metrics: Sequence[str]) -> FeatureStore:
 def _entries(store: FeatureStore, metrics: Sequence[str]) -> list[dict[str, Any]]:
     """Return one entry an array: where it is, its scores by metric, and what else LogME tells of it."""
     arrays: dict[str, dict[str, Any]] = {}
-    with suited_threads(store.header.rows):
-        scores = scores_of(store, metrics)
-    for name, entries in scores.items():
+    for name, entries in scores_of(store, metrics).items():
         for entry in entries:
             place = {"store": str(store.path), "backbone": store.header.backbone["name"], "score": None, "scores": {}}
             arrays.setdefault(entry["array"], place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -208,6 +207,8 @@ def _quiet() -> warnings.catch_warnings[None]:
 
 def contents(memory: MemoryStore) -> dict[str, bytes]:
     """Return path -> bytes of a memory store."""
+    import asyncio
+
     from zarr.core.buffer import default_buffer_prototype
 
     async def read() -> dict[str, bytes]:

@@ -9,6 +9,7 @@ from typing import Any
 from featurecache.features import ArraySpec, parse_layer_array
 from featurecache.scoring import KeptScores, scored_rows
 from featurecache.stores import FeatureStore
+from featurecache.threads import suited_threads
 from pipelines.scores._rows import Rows
 
 
@@ -23,8 +24,9 @@ def kept(store: FeatureStore, rooms: Mapping[str, ModuleType]) -> dict[str, list
             continue
         rows = scored_rows(store) if rows is None else rows
         data = Rows.stored(store, spec, rows)
-        for name in fresh:
-            known[name].add([_entry(spec, float(rooms[name].score(data)), len(rows))])
+        with suited_threads(len(rows), values=spec.tail[0]):
+            for name in fresh:
+                known[name].add([_entry(spec, float(rooms[name].score(data)), len(rows))])
     return {name: own[name] if name in own else list(known[name].entries.values()) for name in rooms}
 
 

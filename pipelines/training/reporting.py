@@ -11,7 +11,6 @@ import numpy as np
 
 from featurecache.reports import Table
 from pipelines.training.convergence import describe_improving
-from pipelines.training.selection import columns_of
 
 SHOWN = 10
 """Lines of a sweep that are shown; all of them are in sweep.csv."""
@@ -55,6 +54,8 @@ def _sweep_tables(record: Mapping[str, Any]) -> list[Table]:
     """Return the best cells of a sweep, and the repetitions of the chosen setting where it has several seeds."""
     if "sweep" not in record:
         return []
+    from pipelines.training.selection import columns_of
+
     lines, metric = record["sweep"]["cells"], record["selected_by"].replace(" ", "_")
     alive = sorted((line for line in lines if line[metric] is not None), key=lambda line: -line[metric])
     left_out = ("parameters", "trained_parameters", "diverged_in_epoch", "arrays")
