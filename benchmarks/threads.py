@@ -22,7 +22,8 @@ MOST_CPU, MOST_WALL = 1.3, 1.1
 HEADS = ("linear", "ridge", "logistic", "knn", "mlp", "lfa")
 FEW, MANY = ((245, 192, 12), (1000, 384, 1), (5000, 768, 1)), (20000, 768, 1)
 """Rows, width and number of arrays."""
-CLASSES, EPOCHS = 10, 10
+CLASSES, LEAST_EPOCHS, ROWS_SEEN = 10, 5, 20000
+"""Epochs are as many as show that many rows, so that few rows take a time that can be told from chance."""
 
 
 def features(rows: int, width: int, count: int) -> tuple[dict[str, object], object]:
@@ -47,7 +48,7 @@ def measure(head: str, rows: int, width: int, count: int) -> tuple[float, float]
     few, some = {name: values[:512] for name, values in arrays.items()}, labels[:512]  # type: ignore[index]
     HeadClassifier(head, epochs=1).fit(few, some)  # what is done once in a process
     cpu, wall = _cpu(), time.perf_counter()
-    fitted = HeadClassifier(head, epochs=EPOCHS).fit(arrays, labels)
+    fitted = HeadClassifier(head, epochs=max(LEAST_EPOCHS, ROWS_SEEN // rows)).fit(arrays, labels)
     fitted.predict(arrays)
     return _cpu() - cpu, time.perf_counter() - wall
 
