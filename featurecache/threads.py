@@ -94,17 +94,17 @@ def asked_threads() -> int | None:
     return None if given is None else max(1, int(given))
 
 
-def choose_threads(rows: int, *, values: int = 1, step: float | None = None) -> int:
+def choose_threads(rows: int | None = None, *, values: int = 1, step: float | None = None) -> int:
     """Return how many threads are to compute.
 
     Args:
-        rows: that are computed with.
+        rows: that are computed with; None: they decide nothing, as rows that are images to be seen by a model.
         values: of a row, in all arrays and for all heads together.
         step: products of one step of training, where it is steps that are made.
     """
     if (asked := asked_threads()) is not None:
         return asked
-    if rows <= FEW_ROWS and rows * values < MANY_VALUES:
+    if rows is not None and rows <= FEW_ROWS and rows * values < MANY_VALUES:
         return 1
     if step is not None and step < SMALL_STEP:
         return 1
@@ -118,7 +118,7 @@ def all_threads() -> int:
 
 
 @contextmanager
-def suited_threads(rows: int, *, values: int = 1, step: float | None = None) -> Iterator[int]:
+def suited_threads(rows: int | None = None, *, values: int = 1, step: float | None = None) -> Iterator[int]:
     """Compute with as many threads as suit the work within the block; see `choose_threads`."""
     with limited_threads(choose_threads(rows, values=values, step=step)) as count:
         yield count

@@ -14,7 +14,7 @@ from featurecache.files import write_atomic
 from featurecache.metrics import primary
 from featurecache.reports import Table
 from featurecache.runs import CONFIG, RECORD, discard, is_done, read_run, recorded_place, recorded_stores, write_record
-from featurecache.threads import heeds_threads
+from featurecache.threads import heeds_threads, suited_threads
 from pipelines.objectives import PROBE
 from pipelines.students.cells import StudentCell, cells_of
 from pipelines.students.comparing import Done, cell_lines, chosen, compared, standing, tables
@@ -71,7 +71,8 @@ def _one(config: TrainStudentConfig, opened: Opened, ranks: Ranks) -> TrainRepor
         return TrainReport(config.out, read_run(config.out)[1], repeated=True)
     try:
         if plan is None:
-            return ranks.by_first(lambda: train_probe(config, opened))
+            with suited_threads(len(opened.dataset)):  # it reads features alone
+                return ranks.by_first(lambda: train_probe(config, opened))
         return train_student(plan, ranks)
     except FeatureCacheError:
         if ranks.first and not (config.out / CHECKPOINT).exists():

@@ -19,6 +19,7 @@ from featurecache.metrics import Measured, measure
 from featurecache.places import is_url, placed
 from featurecache.sources.cached import CachedSource, split_rows
 from featurecache.stores import is_store, open_store
+from featurecache.threads import suited_threads
 from pipelines.predicting.gathering import some_rows
 from pipelines.predicting.predictor import OnError, Predictor
 from pipelines.training.outputs import outputs_of
@@ -104,8 +105,9 @@ def from_store(
     coarse = {held[a["name"]].dtype for a in features["arrays"]} - {a["dtype"] for a in features["arrays"]}
     asked.notes.extend([f"its features are kept as {', '.join(coarse)}, those of the run were not"] if coarse else [])
     source = CachedSource(store, [name for name, _ in arrays], asked.rows)
-    logits = outputs_of(head, source, device)[0]
-    return _judged(str(header.dataset.get("name", test)), store.table(), asked, logits, record["task"])
+    with suited_threads(len(source)):
+        logits = outputs_of(head, source, device)[0]
+        return _judged(str(header.dataset.get("name", test)), store.table(), asked, logits, record["task"])
 
 
 def from_data(

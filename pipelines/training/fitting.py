@@ -22,6 +22,9 @@ from featurecache.metrics import primary
 from featurecache.progress import Bar, Stopwatch
 from featurecache.seeding import seed_of
 from featurecache.sources import FeatureSource, TrainedSource
+from featurecache.sources.cached import CachedSource
+from featurecache.sources.in_memory import InMemory
+from featurecache.sources.staged import StagedSource
 from featurecache.threads import suited_threads
 from pipelines.objectives import Objective
 from pipelines.training.criterion import Criterion
@@ -70,14 +73,14 @@ def fit(
         member.head.to(recipe.device)
     assert len(members) == 1 or not isinstance(train, TrainedSource), "features learn with one head"
     training = _Training(members, train, validation, objective, recipe, task, Checkpoint(checkpoint), ranks)
-    with suited_threads(len(train), step=step_products(members, train, recipe)):
+    with suited_threads(step=step_products(members, train, recipe)):
         training.run()
     return Pace(training.step - training.first_step, training.seconds)
 
 
 def step_products(members: Sequence[Member], train: FeatureSource, recipe: Recipe) -> float | None:
-    """Return how many products a step makes, rows times parameters; None where the features learn too."""
-    if isinstance(train, TrainedSource):
+    """Return how many products a step on features makes, rows times parameters; None where a model makes them from images."""
+    if not isinstance(train, CachedSource | InMemory | StagedSource):
         return None
     numbers = sum(p.numel() for member in members for p in member.head.parameters() if p.requires_grad)
     return float(min(recipe.batch_size, len(train)) * numbers)

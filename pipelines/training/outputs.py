@@ -11,7 +11,6 @@ from torch import Tensor
 
 from featurecache.features import FeatureBatch
 from featurecache.sources import FeatureSource
-from featurecache.threads import suited_threads
 
 EVALUATION_BATCH = 4096
 
@@ -34,7 +33,7 @@ def outputs_of_all(
     whole: list[Tensor] = []
     targets: Any = None
     row = 0
-    with torch.inference_mode(), suited_threads(len(source)):
+    with torch.inference_mode():
         for batch in source.batches(batch_size):
             batch = on_device(batch, device)
             said = [model(batch.arrays).float().cpu() for model in models]

@@ -143,3 +143,8 @@ def test_cores_are_those_of_the_affinity_or_of_the_quota_where_that_is_less(monk
     monkeypatch.setattr(os, "process_cpu_count", lambda: 4, raising=False)
 
     assert threads.cores() == expected
+
+
+def test_where_rows_are_images_only_the_steps_decide(eight):
+    assert choose_threads() == 8
+    assert choose_threads(step=1.0) == 1

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from featurecache import threads
-from pipelines import estimator, rank
+from pipelines import estimator, rank, train_online
 from pipelines.estimator import HeadClassifier
 from pipelines.rank import RankConfig
 from pipelines.run_protocol import RunProtocolConfig
 from pipelines.run_protocol import run as run_protocol
 from pipelines.train_head import TrainHeadConfig, run
 from pipelines.training import training
+from tests.pipelines.online_samples import online, photos
 from tests.pipelines.stores import made_store
 
 
@@ -103,3 +104,12 @@ def test_scores_that_are_asked_for_with_threads_are_computed_with_them(tmp_path,
     rank.run(RankConfig(stores=(made_store(tmp_path / "x.zarr"),), threads=1))
 
     assert seen == [1]
+
+
+@pytest.mark.parametrize("peft", ["none", "lora"])
+def test_few_images_that_a_model_looks_at_are_no_small_work(tmp_path, monkeypatch, peft):
+    seen = seen_by(monkeypatch, train_online, "outputs_of")
+
+    train_online.run(online(photos(tmp_path / "photos"), tmp_path / "run", epochs=1, peft=peft))
+
+    assert set(seen) == {2}
