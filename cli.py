@@ -180,7 +180,7 @@ def _call(verb: str, place: tuple[str, str, str], declared: DeclaredConfig, valu
     as_json, file = values.pop("as_json"), values.pop("config_file")
     try:
         given = read_call(verb, declared, values, file)
-        _speak(quiet=coerce(given.get("quiet", False), bool))
+        _speak(quiet=coerce(given.get("quiet", values.get("quiet") or False), bool))
         report = _run(verb, place, given)
     except UsageError as error:
         click.echo(f"Error: {error}\nSee featurecache {verb} --help.", err=True)

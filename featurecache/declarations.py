@@ -54,7 +54,7 @@ def read_config(module: str, name: str) -> DeclaredConfig:
     fields: dict[str, Declared] = {}
     methods: set[str] = set()
     for source, node in order:
-        fields |= {field.name: field for field in _fields(source, node)}
+        fields |= {field.name: field for field in _fields(source, node)} if _is_dataclass(node) else {}
         methods |= {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
     return DeclaredConfig(ast.get_docstring(order[-1][1]) or "", tuple(fields.values()), frozenset(methods))
 
@@ -139,17 +139,16 @@ class _Source(Mapping[str, Any]):
             return self[text]
         return eval(compile(ast.Expression(expression), self.module, "eval"), {}, self)
 
-    def class_called(self, name: str) -> tuple[_Source, ast.ClassDef]:
-        """Return the class of that name, and the module that defines it."""
-        node = self.definitions[name]
-        if isinstance(node, ast.ImportFrom):
+    def class_called(self, name: str) -> tuple[_Source, ast.ClassDef] | None:
+        """Return the class of that name, and the module that defines it; None of a class that is not ours."""
+        node = self.definitions.get(name)
+        if isinstance(node, ast.ImportFrom) and not _is_standard(str(node.module)):
             return _Source.of(str(node.module)).class_called(_original(node, name))
-        assert isinstance(node, ast.ClassDef)
-        return self, node
+        return (self, node) if isinstance(node, ast.ClassDef) else None
 
     def _imported(self, node: ast.ImportFrom, name: str) -> Any:
         module, original = str(node.module), _original(node, name)
-        if module.partition(".")[0] in sys.stdlib_module_names:
+        if _is_standard(module):
             return getattr(importlib.import_module(module), original)
         return _Source.of(module)[original]
 
@@ -170,6 +169,15 @@ def _defined(node: ast.AST) -> list[str]:
     return [part.id for part in parts if isinstance(part, ast.Name)]
 
 
+def _is_standard(module: str) -> bool:
+    return module.partition(".")[0] in sys.stdlib_module_names
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    called = [one.func if isinstance(one, ast.Call) else one for one in node.decorator_list]
+    return any(isinstance(one, ast.Name) and one.id == "dataclass" for one in called)
+
+
 def _original(node: ast.ImportFrom, name: str) -> str:
     return next(alias.name for alias in node.names if name in (alias.asname, alias.name))
 
@@ -179,11 +187,14 @@ def _bases_first(source: _Source, name: str) -> list[tuple[_Source, ast.ClassDef
     found: dict[type, tuple[_Source, ast.ClassDef]] = {}
 
     def stand_in(place: _Source, called: str) -> type:
-        home, node = place.class_called(called)
+        found_class = place.class_called(called)
+        if found_class is None:
+            return object
+        home, node = found_class
         known = next((one for one, (_, other) in found.items() if other is node), None)
         if known is None:
-            bases = tuple(stand_in(home, base.id) for base in node.bases if isinstance(base, ast.Name))
-            known = type(node.name, bases, {})
+            bases = [stand_in(home, base.id) for base in node.bases if isinstance(base, ast.Name)]
+            known = type(node.name, tuple(base for base in bases if base is not object), {})
             found[known] = home, node
         return known
 

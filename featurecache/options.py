@@ -58,7 +58,7 @@ class VerbCommand(click.Command):
     """A verb whose help has the required options first, the others below headings, and an example."""
 
     def __init__(self, name: str, config: DeclaredConfig, example: str, **given: Any) -> None:
-        super().__init__(name, params=[*parameters(config), *common()], context_settings=WIDTH, **given)
+        super().__init__(name, params=[*parameters(config), *common(config)], context_settings=WIDTH, **given)
         self._arguments = [field for field in config.fields if field.name in POSITIONAL]
         self._required = {field.name for field in config.fields if field.required}
         self._example = example
@@ -87,9 +87,11 @@ class VerbCommand(click.Command):
 WIDTH = {"max_content_width": 110}
 
 
-def common() -> list[click.Parameter]:
-    """Return the options that every verb has."""
+def common(config: DeclaredConfig) -> list[click.Parameter]:
+    """Return the options that every verb has, whatever its config declares."""
+    silent = [click.Option(["--quiet", "quiet"], is_flag=True, default=None, help="Say nothing but the result.")]
     return [
+        *([] if any(field.name == "quiet" for field in config.fields) else silent),
         click.Option(["--config", "config_file"], type=click.Path(exists=True, dir_okay=False),
                      help="YAML file with the same names; options given here win."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."),
@@ -176,6 +178,7 @@ def read_call(verb: str, config: DeclaredConfig, values: Mapping[str, Any], file
             there; or says that the file holds no names with values.
     """
     hints = {field.name: field.hint for field in config.fields}
+    values = {name: value for name, value in values.items() if name in hints}
     given = _read_yaml(file) if file else {}
     problems: list[str] = []
     for name, value in values.items():

@@ -12,6 +12,9 @@ from types import ModuleType
 
 from featurecache.errors import UnknownNameError
 
+HOME = Path(__file__).resolve().parents[1]
+"""Folder of all our modules: whatever else is called as they are, and comes first on the path, is not looked at."""
+
 
 def plain(name: str) -> str:
     """Return `name` as a file stem: `-` and `_` are equal on input."""
@@ -25,21 +28,23 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def find_source(module: str) -> Path:
-    """Return the file of a module; neither it nor a package that it is in is imported, but for the first.
+    """Return the file of a module; nothing of ours is imported.
 
     Raises:
         ModuleNotFoundError: there is no such file.
     """
     top, *parts = module.split(".")
-    spec = importlib.util.find_spec(top)
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    if spec and spec.origin and not parts:
-        return Path(spec.origin)
-    for path in (Path(folder, *parts) for folder in folders if parts):
+    roots = [HOME / top] if (HOME / top).exists() or (HOME / f"{top}.py").exists() else _folders(top)
+    for path in (root.joinpath(*parts) for root in roots):
         for file in (path.with_suffix(".py"), path / "__init__.py"):
             if file.exists():
                 return file
     raise ModuleNotFoundError(f"there is no module {module}", name=module)
+
+
+def _folders(package: str) -> list[Path]:
+    spec = importlib.util.find_spec(package)
+    return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
 
 
 class Registry:

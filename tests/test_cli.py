@@ -146,3 +146,7 @@ def test_every_verb_that_computes_takes_threads():
         "extract-features", "plan", "logme", "train-head", "train-online", "train-student", "compare-peft", "run-protocol",
         "leaks", "analyze", "predict", "evaluate", "export", "embed", "verify",
     }  # fmt: skip
+
+
+def test_every_verb_can_be_quiet():
+    assert [verb for verb in cli.VERBS if "--quiet" not in helped(verb)] == []
