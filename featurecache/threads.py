@@ -132,18 +132,15 @@ def limited_threads(count: int) -> Iterator[int]:
         if torch is not None and torch.get_num_threads() != count:
             restored.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(count)
-        if (controller := _blas(len(sys.modules))) is not None:
-            restored.enter_context(controller.limit(limits=count, user_api="blas"))
+        restored.enter_context(_blas(len(sys.modules)).limit(limits=count, user_api="blas"))
         yield count
 
 
 @functools.lru_cache(maxsize=1)
 def _blas(modules: int) -> Any:
     """Return what sets the threads of the libraries that are loaded; looked for again when there are more `modules`."""
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        return None
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController()
 
 
