@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import warnings
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -204,10 +204,13 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def decision_function(self, X: Features) -> npt.NDArray[np.float32]:
         """Return (N, C) logits, of arrays or of the test rows of a store."""
         check_is_fitted(self, "head_")
-        with suited_threads(_row_count(X)):
-            return self._outputs(X)[0]
+        return self._outputs(X)[0]
 
     def _outputs(self, X: Features) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        with suited_threads(_row_count(X)):
+            return self._asked(X)
+
+    def _asked(self, X: Features) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         source: InMemory | CachedSource
         if _is_store(X):
             store = _opened(X)
@@ -237,8 +240,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return float(super().score(X, y, sample_weight))
         if not _is_store(X):
             raise ConfigError(["y is missing: give one label a row, or a store, which knows its labels"])
-        with suited_threads(_row_count(X)):
-            logits, targets = self._outputs(X)
+        logits, targets = self._outputs(X)
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         return float(np.average(logits.argmax(-1) == targets, weights=weights))
 
@@ -252,7 +254,9 @@ def _row_count(X: Any) -> int:
     if _is_store(X):
         return int(_opened(X).header.rows)
     first = next(iter(X.values()), ()) if isinstance(X, Mapping) else X
-    return len(first) if hasattr(first, "__len__") else 0
+    if isinstance(first, Sequence):
+        return len(first)
+    return int(next(iter(getattr(first, "shape", ())), 0))
 
 
 def _opened(X: Any) -> FeatureStore:
