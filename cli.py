@@ -98,6 +98,7 @@ EXAMPLES = {
     "info": "photos.zarr",
     "merge": "part-0.zarr part-1.zarr --out photos.zarr",
     "delete": "photos.zarr --ids train/cat/0001.jpg",
+    "split": "photos.zarr --seed 3 --test 0.2",
     "gc": "photos.zarr --dry-run",
     "convert": "photos.zarr --out photos.h5",
     "verify": "photos.zarr --recompute 16",

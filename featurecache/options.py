@@ -6,6 +6,7 @@ Nothing of the flow is imported: help, and the answer to a call that cannot be p
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING
 from typing import Any, Literal, get_args, get_origin
@@ -180,6 +181,7 @@ def read_call(verb: str, config: DeclaredConfig, values: Mapping[str, Any], file
     hints = {field.name: field.hint for field in config.fields}
     values = {name: value for name, value in values.items() if name in hints}
     given = _read_yaml(file) if file else {}
+    given = {name if name in hints or f"{name}_" not in hints else f"{name}_": value for name, value in given.items()}
     problems: list[str] = []
     for name, value in values.items():
         if value is not None and value != ():
@@ -203,10 +205,17 @@ def _pairs(name: str, texts: Iterable[str], problems: list[str]) -> dict[str, An
         try:
             if not (sign and key.strip()):
                 raise ValueError(text)
-            found[key.strip().replace("-", "_")] = yaml.safe_load(value)
+            found[key.strip().replace("-", "_")] = _read_value(value)
         except (ValueError, yaml.YAMLError):
             problems.append(f"{flag(name)} takes NAME=VALUE, got {text!r}")
     return found
+
+
+def _read_value(text: str) -> Any:
+    """Return a value as YAML reads it; 1:10 stays text, which YAML takes for minutes and seconds, 70."""
+    import yaml
+
+    return text if re.fullmatch(r"[-+]?[\d_]+(:[\d_]+)+(\.[\d_]*)?", text.strip()) else yaml.safe_load(text)
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

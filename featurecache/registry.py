@@ -44,7 +44,9 @@ def find_source(module: str) -> Path:
 
 def _folders(package: str) -> list[Path]:
     spec = importlib.util.find_spec(package)
-    return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    if spec is None or spec.origin is None:
+        return []
+    return [Path(folder) for folder in spec.submodule_search_locations or [Path(spec.origin).with_suffix("")]]
 
 
 class Registry:

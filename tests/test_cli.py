@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import cli
+from featurecache.declarations import read_config
+from featurecache.options import _read_value, parameters, read_call
 
 
 def test_help_loads_no_torch():
@@ -150,3 +152,24 @@ def test_every_verb_that_computes_takes_threads():
 
 def test_every_verb_can_be_quiet():
     assert [verb for verb in cli.VERBS if "--quiet" not in helped(verb)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1:10", "1:10"), ("-1:30.5", "-1:30.5"), ("3", 3), ("true", True), ("", None), ("[1, 2]", [1, 2])],
+)
+def test_a_value_is_read_as_yaml_reads_it_but_is_no_time_of_day(text, value):
+    assert _read_value(text) == value
+
+
+def test_a_field_whose_name_python_keeps_is_given_without_its_dash(tmp_path, monkeypatch):
+    (tmp_path / "made_config.py").write_text(
+        "from dataclasses import dataclass\n\n\n@dataclass(frozen=True, kw_only=True)\nclass MadeConfig:\n"
+        '    """Made."""\n\n    from_: str\n    """Table to read."""\n'
+    )
+    (tmp_path / "settings.yaml").write_text("from: splits.csv\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = read_config("made_config", "MadeConfig")
+
+    assert [option.opts for option in parameters(config)] == [["--from"]]
+    assert read_call("made", config, {"from_": None}, str(tmp_path / "settings.yaml")) == {"from_": "splits.csv"}
