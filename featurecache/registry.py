@@ -44,9 +44,10 @@ def find_source(module: str) -> Path:
 
 def _folders(package: str) -> list[Path]:
     spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return []
-    return [Path(folder) for folder in spec.submodule_search_locations or [Path(spec.origin).with_suffix("")]]
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if spec and spec.origin and not places:
+        places = [str(Path(spec.origin).with_suffix(""))]
+    return [Path(place) for place in places]
 
 
 class Registry:
