@@ -126,7 +126,6 @@ def open_dataset(
         DatasetNotFoundError, DatasetError, UnknownNameError.
     """
     log.info("reading the data set %s", spec)
-    name, argument = _resolve(str(spec))
     from featurecache.datasets._pixels import read_pixel_options, with_pixels
 
     bare, convert = read_pixel_options(str(spec))
