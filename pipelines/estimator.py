@@ -7,8 +7,8 @@ classifier (`clone`, `cross_val_score`, `GridSearchCV`, pipelines) takes the hea
 from __future__ import annotations
 
 import inspect
-import warnings
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
