@@ -65,6 +65,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "info": ("pipelines.inspect:InfoConfig:info", "Say what a store or a run holds."),
     "merge": ("pipelines.merge:MergeConfig", "Write one store of the rows of several."),
     "delete": ("pipelines.delete:DeleteConfig", "Take samples out of a store for good."),
+    "split": ("pipelines.split:SplitConfig", "Divide the rows of a finished store anew into train, val and test."),
     "gc": ("pipelines.gc:GcConfig", "Remove what stopped runs left behind in a folder or store."),
     "convert": (
         "pipelines.maintain:ConvertConfig:convert",

@@ -74,6 +74,7 @@ def typed_values(
     problems: list[str] = []
     for name, value in values.items():
         key = plain(name)
+        key = f"{key}_" if key not in hints and f"{key}_" in hints else key  # `from`, which Python keeps for itself
         if key not in hints:
             known = ", ".join(sorted(hints)) or "none"
             problems.append(f"{what} has no option {name!r}.{nearest(key, list(hints))} Known: {known}")

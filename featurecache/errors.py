@@ -45,15 +45,20 @@ class DatasetNotFoundError(DatasetError, FileNotFoundError):
 class UnreadableSampleError(DatasetError, OSError):
     """An image that cannot be decoded; names the sample and the reason."""
 
-    def __init__(self, sample_id: str, reason: str) -> None:
-        self.sample_id, self.reason = sample_id, reason
+    IN_A_STORE = "its row stays, marked as skipped, and no other row moves"
+
+    def __init__(self, sample_id: str, reason: str, when_skipped: str = IN_A_STORE) -> None:
+        self.sample_id, self.reason, self._when_skipped = sample_id, reason, when_skipped
         super().__init__(
-            f"cannot read {sample_id!r}: {reason}. Repair or remove the file, "
-            "or give --on-error skip: its row stays, marked as skipped, and no other row moves."
+            f"cannot read {sample_id!r}: {reason}. Repair or remove the file, or give --on-error skip: {when_skipped}."
         )
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.sample_id, self.reason)
+    def explain_skipping(self, when_skipped: str) -> "UnreadableSampleError":
+        """Return the same error of a verb in which --on-error skip does something else than in an extraction."""
+        return type(self)(self.sample_id, self.reason, when_skipped)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.sample_id, self.reason, self._when_skipped)
 
 
 class PictureMemoryError(FeatureCacheError, MemoryError):

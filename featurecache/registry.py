@@ -6,6 +6,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import importlib.util
 import pkgutil
 from pathlib import Path
 from types import ModuleType
@@ -85,10 +86,9 @@ class Registry:
         """
         stem, known = plain(name), self.names()
         if stem not in known:
-            folder = self.package.replace(".", "/")
             raise UnknownNameError(
                 f"there is no {self.kind} called {name!r}.{nearest(stem, known)} "
-                f"Known: {', '.join(known)}. To add one, write {folder}/{stem}.py."
+                f"Known: {', '.join(known)}.{self._describe_way_to_add(stem)}"
             )
         return stem
 
@@ -99,3 +99,17 @@ class Registry:
             UnknownNameError: no file of the folder has that name; the message lists those that exist.
         """
         return importlib.import_module(f"{self.package}.{self.stem(name)}")
+
+    def _describe_way_to_add(self, stem: str) -> str:
+        """Return which file to write; "" of an installed package, into which users write no files."""
+        spec = importlib.util.find_spec(self.package)
+        folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+        roots = [folder.parents[self.package.count(".")] for folder in folders]
+        if any(_is_installed(root) for root in roots) or not stem.isidentifier():
+            return ""
+        return f" To add one, write {self.package.replace('.', '/')}/{stem}.py."
+
+
+def _is_installed(root: Path) -> bool:
+    """Return whether packages were installed into a folder, and it is no source checkout."""
+    return root.name in ("site-packages", "dist-packages") or any(root.glob("featurecache-*.dist-info"))

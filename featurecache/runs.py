@@ -12,6 +12,7 @@ from typing import Any
 from featurecache.errors import FeatureCacheError, RunError, RunWriteError
 from featurecache.features import comparable_data, differences
 from featurecache.files import json_bytes, write_atomic
+from featurecache.path_kinds import explain_path, suggest_path
 from featurecache.places import Place, absolute
 
 CONFIG, RECORD = "config.json", "record.json"
@@ -133,9 +134,11 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         RunError: no run is there, it never finished, or a file of it is damaged.
     """
+    if why := explain_path(folder, "run"):
+        raise RunError(f"{folder} is not a run folder: {why}.")
     if not (folder / CONFIG).exists():
         raise RunError(
-            f"{folder} is not a run folder (it has no {CONFIG}). Make one with: featurecache train-head STORE --out {folder}"
+            f"{folder} is not a run folder (it has no {CONFIG}).{suggest_path(folder)} Make one with: featurecache train-head STORE --out {folder}"
         )
     if not (folder / RECORD).exists():
         raise RunError(f"the run in {folder} did not finish. Run the same command again; it goes on.")

@@ -8,7 +8,6 @@ Where a class has a single row, nothing is known of it without that row: lambda 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,9 @@ from torch import Tensor, nn
 
 from featurecache.errors import ConfigError
 from featurecache.features import FeatureBatch, Task
+from featurecache.repetition import warn_repeatedly
 from heads import HeadSpec
 from heads._inputs import Inputs, alike
-
-log = logging.getLogger("featurecache")
 
 CONSUMES = "last"
 LEARNING_RATE = 0.0
@@ -92,7 +90,9 @@ def solve_ridges(
     chosen = [min(grid, key=choices.__getitem__) for grid in grids]
     for grid, best in dict(zip(grids, chosen, strict=True)).items() if measured is None else ():
         if len(grid) > 2 and best in (min(grid), max(grid)):
-            log.warning("ridge over %s: the best lambda %.3g lies at the edge of the grid", _named(inputs), best)
+            warn_repeatedly(
+                f"ridge over {_named(inputs)}", f"the best lambda {best:.3g}", "lies at the edge of the grid"
+            )
     distinct = tuple(dict.fromkeys(chosen))
     if measured is not None:
         temperatures = [measured[penalty][1] for penalty in distinct]

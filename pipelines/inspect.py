@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from featurecache.checks import check
 from featurecache.declarations import read_constant
 from featurecache.errors import StoreNotFoundError, UnknownNameError
+from featurecache.path_kinds import explain_path, identify_path, suggest_path
 from featurecache.places import Place
 from featurecache.registry import plain
 from featurecache.reports import Table
@@ -87,8 +88,19 @@ def info(config: InfoConfig) -> Facts:
     from featurecache.stores import open_store, store_exists
 
     if not store_exists(config.store):
-        raise StoreNotFoundError(f"{config.store} does not exist. Name a store, or the folder of a run.")
+        near = suggest_path(config.store) if isinstance(config.store, Path) else ""
+        raise StoreNotFoundError(f"{config.store} does not exist. Name a store, or the folder of a run.{near}")
+    if isinstance(config.store, Path) and (why := _explain_other_kind(config.store)):
+        raise StoreNotFoundError(f"{config.store} is neither a store nor a run: {why}.")
     return _store_facts(open_store(config.store))
+
+
+def _explain_other_kind(path: Path) -> str | None:
+    """Return what lies at a path that is neither a store nor a run, and how to look at it; None: nothing is known of it."""
+    kind = identify_path(path)
+    if kind in ("images", "archive", "table"):
+        return f"it is a data set or its pictures. To look at them: featurecache data check {path}"
+    return explain_path(path, "run" if kind == "folder of runs" else "store")
 
 
 def _run_facts(folder: Path) -> Facts:

@@ -15,6 +15,7 @@ from featurecache.errors import StoreNotFoundError
 from featurecache.features import Header
 from featurecache.mending import Remaking
 from featurecache.opening import deleted_rows
+from featurecache.path_kinds import explain_path, suggest_path
 from featurecache.progress import Bar, Stopwatch
 from featurecache.provenance import PROVENANCE, damaged_lines, mend_lines, note
 from featurecache.recomputing import accepted_difference, recomputed
@@ -197,7 +198,10 @@ def run(config: VerifyConfig) -> VerifyReport:
         StoreMismatchError, StoreContentsError: images or backbone are needed, and are not those of the store.
     """
     if not store_exists(config.store):
-        raise StoreNotFoundError(f"{config.store} does not exist. Name a store written by extract-features.")
+        near = suggest_path(config.store)
+        raise StoreNotFoundError(f"{config.store} does not exist. Name a store written by extract-features.{near}")
+    if why := explain_path(config.store, "store"):
+        raise StoreNotFoundError(f"{config.store} is not a feature store: {why}.")
     watch, counted = Stopwatch(), [0]
     found = _examined(config, watch, counted)
     repaired: tuple[Damage, ...] = ()

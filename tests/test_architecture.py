@@ -44,6 +44,7 @@ LEVELS = (
         "features",
         "files",
         "fonts",
+        "path_kinds",
         "places",
         "seeding",
         "threads",
@@ -52,6 +53,7 @@ LEVELS = (
         "metrics",
         "runs",
         "reports",
+        "repetition",
         "processes",
         "progress",
         "provenance",
@@ -68,6 +70,7 @@ LEVELS = (
         "mending",
         "opening",
         "growing",
+        "division",
     },
 )
 """Inside featurecache: a module imports its own level or a lower one; rooms of the third level never import each other."""

@@ -173,3 +173,16 @@ def test_a_field_whose_name_python_keeps_is_given_without_its_dash(tmp_path, mon
 
     assert [option.opts for option in parameters(config)] == [["--from"]]
     assert read_call("made", config, {"from_": None}, str(tmp_path / "settings.yaml")) == {"from_": "splits.csv"}
+
+
+def test_an_option_whose_name_python_keeps_is_said_and_read_from_yaml_without_its_dash(tmp_path):
+    (tmp_path / "settings.yaml").write_text("from: splits.csv\n")
+
+    by_option = CliRunner().invoke(cli.main, ["split", "x.zarr", "--from", "splits.csv", "--test", "0.2"])
+    by_file = CliRunner().invoke(
+        cli.main, ["split", "x.zarr", "--config", str(tmp_path / "settings.yaml"), "--test", "0.2"]
+    )
+
+    assert "--from " in CliRunner().invoke(cli.main, ["split", "--help"]).output
+    for result in (by_option, by_file):
+        assert result.exit_code == 1 and "--from says which samples are the test" in result.output

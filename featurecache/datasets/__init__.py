@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy.typing as npt
 
-from featurecache.errors import ConfigError
+from featurecache.errors import ConfigError, DatasetError, DatasetNotFoundError
 from featurecache.features import Task
+from featurecache.path_kinds import ARTIFACTS, STORES, explain_path, identify_path, suggest_path
 from featurecache.registry import Registry
 from featurecache.rgb_conversion import RgbConversion
 
@@ -129,9 +130,31 @@ def open_dataset(
     from featurecache.datasets._pixels import read_pixel_options, with_pixels
 
     bare, convert = read_pixel_options(str(spec))
+    _refuse_artifact(bare, ARTIFACTS)
     name, argument = _resolve(bare)
-    opened: ImageDataset = DATASETS.load(name).open(argument, split_seed=split_seed, task=task, fingerprint=fingerprint)
+    try:
+        opened: ImageDataset = DATASETS.load(name).open(
+            argument, split_seed=split_seed, task=task, fingerprint=fingerprint
+        )
+    except DatasetError:
+        _refuse_artifact(bare, ("folder of runs", "folder of stores"))
+        raise
     return with_pixels(opened, convert)
+
+
+def _refuse_artifact(spec: str, kinds: Sequence[str]) -> None:
+    """Refuse what this program wrote, a store or a run, where pictures are wanted.
+
+    Raises:
+        DatasetError: says what it is, and the command that would be right.
+    """
+    path = Path(spec)
+    if path.suffix in STORES and not path.exists():
+        raise DatasetNotFoundError(
+            f"{spec} does not exist, and is named as a feature store is.{suggest_path(path, STORES)}"
+        )
+    if identify_path(path, pictures=False) in kinds and (why := explain_path(path, "data")):
+        raise DatasetError(f"{spec} is not a data set: {why}.")
 
 
 def fingerprint_of_rows(dataset: ImageDataset, rows: Sequence[int]) -> str:

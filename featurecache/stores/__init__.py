@@ -17,6 +17,8 @@ import numpy.typing as npt
 from featurecache.declarations import read_constant
 from featurecache.errors import ConfigError, StoreBusyError, StoreNotFoundError
 from featurecache.features import ArraySpec, Header
+from featurecache.path_kinds import STORES as STORE_SUFFIXES
+from featurecache.path_kinds import explain_path, identify_path, suggest_path
 from featurecache.places import Url, placed
 from featurecache.registry import Registry
 from featurecache.stores._agreement import lacking, united
@@ -96,6 +98,15 @@ class FeatureStore(Protocol):
             StoreError: they are not the store's own with more rows.
         """
 
+    def replace_split(self, header: Header, split: Sequence[str]) -> None:
+        """Give every row a split anew; `header` differs in the identity of the data set alone, which says by which rule.
+
+        Durable at once and whole or not at all; features and all other columns are not touched. `finish` seals again.
+
+        Raises:
+            StoreError: the header differs in more, or there are not as many splits as rows.
+        """
+
     def delete(self, rows: Collection[int]) -> None:
         """Take rows out for good: their bytes become zero in every array and view, and their status "deleted".
 
@@ -164,8 +175,27 @@ def open_store(
     if isinstance(place, Url):
         remote: FeatureStore = _elsewhere().open_remote(place, writable=writable)
         return remote
+    if place.suffix not in _formats():
+        _refuse_other_kind(place)
     opened: FeatureStore = format_of(place).open(place, writable=writable, shard=shard, take_over=take_over)
     return opened
+
+
+def _refuse_other_kind(path: Path) -> None:
+    """Refuse a path whose name is not that of a store, saying what lies there.
+
+    Raises:
+        StoreNotFoundError: something else lies there, or nothing, and a store has nearly its name.
+    """
+    if identify_path(path, pictures=False) == "store":
+        raise StoreNotFoundError(
+            f"{path} holds a feature store, but its name does not end in .zarr, which names the format. Rename it: "
+            f"{path}.zarr"
+        )
+    if why := explain_path(path, "store"):
+        raise StoreNotFoundError(f"{path} is not a feature store: {why}.")
+    if not path.exists() and (near := suggest_path(path, STORE_SUFFIXES)):
+        raise StoreNotFoundError(f"{path} does not exist.{near}")
 
 
 def finish_share(path: Path, share: FeatureStore, *, take_over: bool = False) -> FeatureStore:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from featurecache.datasets import RowTable
 
 LEDGER, ROOT, STAGED = "ledger.jsonl", "zarr.json", ".grown.tmp"
+RESPLIT = "resplit"
+"""Key of the ledger lines that change the splits of the rows and nothing else."""
 
 
 def create_files(
@@ -194,11 +196,12 @@ def checked(path: Path, name: str, crc: int) -> bytes:
     return content
 
 
-def snapshot(path: Path) -> tuple[bytes, list[_ledger.Record], int]:
+def snapshot(path: Path, *, resplit: bool = False) -> tuple[bytes, list[_ledger.Record], int]:
     """Return (root metadata, the records that belong to it, bytes of good ledger) as a reader may trust them.
 
     A writer may extend or seal the store at this moment: records after an extension whose root is not in place yet are
-    left out, and where the two files do not belong together they are read again.
+    left out, and where the two files do not belong together they are read again. With `resplit`, records behind it that
+    only change the splits count, and the root is the one that the last of them carries.
 
     Raises:
         StoreDamagedError: the root was never the one that the ledger tells of, or the ledger is not what was written.
@@ -210,12 +213,23 @@ def snapshot(path: Path) -> tuple[bytes, list[_ledger.Record], int]:
         belonging = _ledger.as_of(records, ROOT, zlib.crc32(root))
         torn = contradicts(path, path / LEDGER)
         if belonging is not None and not torn:
+            if resplit and (newest := newest_root(records, belonging)) is not None:
+                root, belonging = newest, records
             whole = len(belonging) == len(records)
             return root, continued(belonging, shares) if whole else belonging, good
     raise StoreDamagedError(
         f"{path / (LEDGER if torn else ROOT)} is not the file that was written. Mend it with: "
         f"featurecache verify {path} --repair"
     )
+
+
+def newest_root(records: list[_ledger.Record], belonging: list[_ledger.Record]) -> bytes | None:
+    """Return the root that the last record carries, where all records behind the `belonging` ones only change the splits."""
+    behind = records[len(belonging) :]
+    if not behind or not all(record.get(RESPLIT) and ROOT in record["files"] for record in behind):
+        return None
+    text: str = behind[-1]["files"][ROOT]
+    return text.encode()
 
 
 def settle(path: Path) -> None:

@@ -7,6 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from featurecache.errors import StoreDamagedError, StoreError, StoreNotFoundError
+from featurecache.path_kinds import STORES, explain_path, suggest_path
+
+
+def not_a_store(path: Path) -> StoreNotFoundError:
+    """Return the error for a path at which there is no store: what lies there instead, and which command is right."""
+    if why := explain_path(path, "store"):
+        return StoreNotFoundError(f"{path} is not a feature store: {why}.")
+    if path.exists():
+        return StoreNotFoundError(
+            f"{path} is there, but it is not a feature store: it has no ledger. Give another path."
+        )
+    return StoreNotFoundError(
+        f"{path} does not exist.{suggest_path(path, STORES)} Make one with: featurecache extract-features DATA "
+        f"--backbone NAME --out {path}"
+    )
 
 
 @contextmanager

@@ -23,12 +23,13 @@ from featurecache.stores._choosing import readable
 from featurecache.stores._constants import ClassValues, Piece
 from featurecache.stores._copying import Copied, Journal, copy_notes, replacing, take_apart
 from featurecache.stores._creation import LEDGER, create_files
-from featurecache.stores._explaining import explained
+from featurecache.stores._explaining import explained, not_a_store
 from featurecache.stores._growing import check_grows
 from featurecache.stores._hdf5_file import Hdf5File, assemble, notes_of
 from featurecache.stores._ledger import Committed
 from featurecache.stores._locking import Lock
 from featurecache.stores._planning import in_one_piece
+from featurecache.stores._resplitting import check_resplit
 from featurecache.stores._shards import Shard
 from featurecache.stores._side import clear, locked, refuse_remains, remove_empty, side_of
 from featurecache.stores.zarr import ZarrStore
@@ -63,9 +64,7 @@ def open(
 ) -> Hdf5Store | ZarrStore:
     """Open an existing store, finished or not; for a share of its rows, the Zarr side itself."""
     if not path.exists() and not (side_of(path) / LEDGER).exists():
-        raise StoreNotFoundError(
-            f"{path} does not exist. Make one with: featurecache extract-features DATA --backbone NAME --out {path}"
-        )
+        raise not_a_store(path)
     if writable and shard is not None:
         return _shared(path, shard, take_over)
     return Hdf5Store(path, locked(side_of(path), take_over=take_over) if writable else None)
@@ -229,6 +228,11 @@ class Hdf5Store:
         """Take in rows behind those that are there; the file stays as it is until all of it is complete."""
         check_grows(self.header, header, self.table().sample_id, table)
         self._taken_apart().grow(header, table)
+
+    def replace_split(self, header: Header, split: Sequence[str]) -> None:
+        """Give every row a split anew; the file stays as it is until it is finished again."""
+        check_resplit(self.header, header, split)
+        self._taken_apart().replace_split(header, split)
 
     def delete(self, rows: Collection[int]) -> None:
         """Take rows out for good; the file stays as it is until it is finished again."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurecache.datasets import RowTable
-from featurecache.errors import StoreContentsError, StoreDamagedError, StoreError, StoreNotFoundError
+from featurecache.errors import StoreContentsError, StoreDamagedError, StoreError
 from featurecache.features import ArraySpec, Header
 from featurecache.stores import _ledger, _restoring, _verifying
 from featurecache.stores._agreement import check_extends
@@ -28,13 +28,14 @@ from featurecache.stores._constants import (
 from featurecache.stores._copying import Copied, Journal, check_copy, copy_notes, header_from, replacing, take_apart
 from featurecache.stores._creation import LEDGER, ROOT, checked, create_files, extend_files, settle, snapshot
 from featurecache.stores._erasing import erase_rows
-from featurecache.stores._explaining import explained, reading
+from featurecache.stores._explaining import explained, not_a_store, reading
 from featurecache.stores._gaps import overlaps
 from featurecache.stores._growing import check_grows, grow_files
 from featurecache.stores._layout import TABLE_COLUMNS, column, column_piece
 from featurecache.stores._locking import LOCK, Lock, acquire, share
 from featurecache.stores._planning import in_chunks
 from featurecache.stores._reading import StoredRows
+from featurecache.stores._resplitting import SPLIT, check_resplit, read_split, replace_split
 from featurecache.stores._second_copy import keep_copy
 from featurecache.stores._shards import Shard, begin_share
 from featurecache.stores._writer import Writer
@@ -66,13 +67,7 @@ def open(path: Path, *, writable: bool = False, shard: Shard | None = None, take
         if not writable:
             return ZarrStore(path)
         return _writable(path, take_over) if shard is None else _shared(path, shard, take_over)
-    if path.exists():
-        raise StoreNotFoundError(
-            f"{path} is there, but it is not a feature store: it has no ledger. Give another path."
-        )
-    raise StoreNotFoundError(
-        f"{path} does not exist. Make one with: featurecache extract-features DATA --backbone NAME --out {path}"
-    )
+    raise not_a_store(path)
 
 
 def _writable(path: Path, take_over: bool) -> ZarrStore:
@@ -139,7 +134,8 @@ class ZarrStore:
 
     def _load(self, lock: Lock | None = None) -> None:
         with reading(self.path):
-            root, records, _ = snapshot(self.path)
+            root, records, _ = snapshot(self.path, resplit=True)
+        self._root_text = root
         self.header = header_from(self.path, root)  # first: another version may know other lines in its ledger
         self._state = _ledger.Committed.replay(records)
         self.__dict__.pop("_root", None)
@@ -190,12 +186,11 @@ class ZarrStore:
         if self._table is None:
             known = slice(0, self.header.rows)  # it may have grown since
             with reading(self.path):
-                columns: dict[str, Any] = {name: column(self._array(name), known) for name in TABLE_COLUMNS}
+                columns: dict[str, Any] = {name: column(self._array(name), known) for name in TABLE_COLUMNS if name != SPLIT}
                 self._check_table(
-                    name
-                    for name in self._state.files
-                    if name.partition("/")[0] in TABLE_COLUMNS and Path(name).name != ROOT
+                    name for name in self._state.files if name.partition("/")[0] in columns and Path(name).name != ROOT
                 )
+                columns[SPLIT] = self._split(range(self.header.rows))
             self._table = RowTable(**columns)
         return self._table
 
@@ -204,6 +199,9 @@ class ZarrStore:
         if self._table is not None:
             return np.asarray(getattr(self._table, name)[rows])
         first, last, _ = rows.indices(self.header.rows)
+        if name == SPLIT:
+            with reading(self.path):
+                return self._split(range(first, max(first, last)))
         array = self._array(name)
         pieces = range(first // array.chunks[0], -(-last // array.chunks[0]))
         with reading(self.path):
@@ -214,6 +212,9 @@ class ZarrStore:
                 if file.startswith(f"{name}/c/") and int(file.split("/")[2]) in pieces
             )
         return found
+
+    def _split(self, rows: range) -> npt.NDArray[Any]:
+        return read_split(self.path, self._state.files, int(self._array(SPLIT).chunks[0]), rows)
 
     def _check_table(self, names: Iterable[str]) -> None:
         """Compare files of the row table, which zarr has just read, with their checksums: it takes what is gone for "".
@@ -305,6 +306,13 @@ class ZarrStore:
         self._changed(lambda: grow_files(self.path, self._state, header, table))
         self._table = None
 
+    def replace_split(self, header: Header, split: Sequence[str]) -> None:
+        """Give every row a split anew; `header` says by which rule. Durable at once, nothing else is touched."""
+        check_resplit(self.header, header, split)
+        chunk = int(self._array(SPLIT).chunks[0])
+        self._changed(lambda: replace_split(self.path, self._state, header, split, chunk))
+        self._table = None
+
     def delete(self, rows: Collection[int]) -> None:
         """Take rows out for good: their bytes become zero and no reader yields them; durable at once."""
         erased = set(rows) - self._state.deleted
@@ -367,7 +375,8 @@ class ZarrStore:
         """Return the ledger and Zarr's metadata, which every copy in another format keeps."""
         names = {name: crc for name, crc in self._state.files.items() if Path(name).name == ROOT}
         with reading(self.path):
-            metadata = {name: checked(self.path, name, crc) for name, crc in names.items()}
+            # the root that the ledger tells of may not have got its name yet
+            metadata = {n: self._root_text if n == ROOT else checked(self.path, n, crc) for n, crc in names.items()}
             return Journal((self.path / LEDGER).read_bytes(), metadata)
 
     def block(self, spec: ArraySpec, rows: slice) -> npt.NDArray[Any]:

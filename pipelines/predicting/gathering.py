@@ -21,6 +21,7 @@ from featurecache.datasets import (
 )
 from featurecache.errors import ConfigError, DatasetNotFoundError, UnreadableSampleError
 from featurecache.rgb_conversion import RgbConversion
+from pipelines.predicting.inputs import refuse_other_kinds
 
 DEFAULT = RgbConversion()
 
@@ -39,6 +40,7 @@ def gathered(images: Pictures, convert: RgbConversion = DEFAULT) -> ImageDataset
     absent = [str(item) for item in given if not isinstance(item, Image) and not Path(item).exists()]
     if absent:
         raise DatasetNotFoundError(f"there is no {', '.join(absent)}. Name images, folders of images, or archives.")
+    refuse_other_kinds([Path(item) for item in given if not isinstance(item, Image)])
     names: list[str] = []
     readers: list[Callable[[], Image]] = []
     contents: list[Callable[[], bytes | None]] = []

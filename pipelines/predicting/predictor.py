@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from featurecache.casting import as_tensor, stored_form
 from featurecache.datasets import ImageDataset
 from featurecache.decoders import Decoder, check_decoder, decoder_known_by
 from featurecache.devices import resolve_device
-from featurecache.errors import ConfigError, RunError, WeightsError
+from featurecache.errors import ConfigError, RunError, UnreadableSampleError, WeightsError
 from featurecache.features import ArraySpec, Task, differences
 from featurecache.mending import OF_THE_IMAGES
 from featurecache.progress import Bar, Stopwatch
@@ -31,6 +31,7 @@ from pipelines.objectives import PROBE
 from pipelines.online.starting import trained_in
 from pipelines.predicting.gathering import Pictures, gathered
 
+T = TypeVar("T")
 OnError = Literal["stop", "skip"]
 
 
@@ -104,9 +105,10 @@ class Predictor:
     ) -> Iterator[tuple[range, dict[str, Tensor], dict[int, str]]]:
         """Yield (rows, array name -> (B, ...) float32 on the CPU, as the store's dtype keeps it, place -> why skipped)."""
         batches, request = list(grid(range(len(dataset)), batch_size)), self._request(arrays)
-        for rows, images, skipped in decoded(
+        pictures = decoded(
             self.backbone, dataset, batches, watch or Stopwatch(), on_error=on_error, decoder=self.decoder
-        ):
+        )
+        for rows, images, skipped in _explain_unreadable(pictures):
             outputs = [self.backbone.forward(images[0].to(self.backbone.device), request)]
             kept = stored_form(outputs, arrays, [dataset.table.sample_id[row] for row in rows], skipped)
             yield rows, {s.name: as_tensor(kept[s.name][:, 0], s.dtype).float() for s in arrays}, skipped
@@ -193,6 +195,18 @@ class Predictor:
             else values.argsort(descending=True, stable=True)[:topk].tolist()
         )
         return tuple((self.class_names[i], float(values[i])) for i in order)
+
+
+def _explain_unreadable(pictures: Iterator[T]) -> Iterator[T]:
+    """Yield pictures; of one that cannot be read, say what leaving it out would do to a prediction.
+
+    Raises:
+        UnreadableSampleError: an image cannot be decoded.
+    """
+    try:
+        yield from pictures
+    except UnreadableSampleError as error:
+        raise error.explain_skipping("nothing is predicted for it, and all other images are") from None
 
 
 def rebuilt(

@@ -13,6 +13,7 @@ from featurecache.errors import ConfigError
 from featurecache.registry import nearest
 from pipelines.objectives import OBJECTIVES, PROBE, names
 from pipelines.students.settings import TrainStudentConfig
+from pipelines.training.cells import words_of
 
 SWEPT: Mapping[str, type] = {
     "objective": str, "teachers": str, "prec": float, "seed": int, "lr": float, "backbone_lr": float, "prior_lr": float,
@@ -77,9 +78,15 @@ def _values(config: TrainStudentConfig) -> dict[str, list[Any]]:
             near, known = nearest(name, list(SWEPT)), ", ".join(SWEPT)
             problems.append(f"sweep {given}: nothing that students are swept over.{near} There are {known}")
             continue
-        listed = words if isinstance(words, (list, tuple)) else re.split(r"[|,]", str(words))
         try:
-            found[name] = [coerce(one.strip() if isinstance(one, str) else one, SWEPT[name]) for one in listed]
+            listed = [
+                part.strip() if isinstance(part, str) else part for word in words_of(words) for part in _parted(word)
+            ]
+        except ValueError as refused:
+            problems.append(f"sweep {given}={words}: {refused}")
+            continue
+        try:
+            found[name] = [coerce(one, SWEPT[name]) for one in listed]
         except (TypeError, ValueError):
             problems.append(f"sweep {given}={words}: these are not all of the type {SWEPT[name].__name__}")
             continue
@@ -89,6 +96,10 @@ def _values(config: TrainStudentConfig) -> dict[str, list[Any]]:
     check(*((False, problem) for problem in problems))
     order = [name for name in SWEPT if name in found]
     return {name: found[name] for name in order}
+
+
+def _parted(word: Any) -> list[Any]:
+    return re.split(r"[|,]", word) if isinstance(word, str) else [word]
 
 
 def _unknown_teachers(sets: Sequence[str], count: int) -> list[str]:

@@ -24,8 +24,13 @@ SWEPT: Mapping[str, type] = {
 }  # fmt: skip
 """Settings that heads of one read may differ in; options of the head are others."""
 ALIASES = {"wd": "weight_decay", "layer": "layers", "token": "tokens"}
-SPACED = re.compile(r"(?P<first>[^.]+(?:\.\d+)?[^.]*)\.\.(?P<last>.+)/(?P<count>\d+)")
-"""FIRST..LAST/COUNT: values of equal ratio."""
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+SPAN = re.compile(rf"(?P<first>{NUMBER})\s*\.\.\s*(?P<last>{NUMBER})(?:\s*/\s*(?P<count>.*))?")
+"""FIRST..LAST/COUNT: values of equal ratio; without COUNT, or with another one, it is refused with what to write."""
+LIKE_A_SPAN = re.compile(
+    rf"{NUMBER}\s*(?:\.\.\.|\.\.|:|;|->|--|to|\s)\s*{NUMBER}\b.*|{NUMBER}\s*\.\.\.?.*|\.\.\.?\s*{NUMBER}.*"
+)
+"""What people write for a span who know another program."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,20 +128,46 @@ def words_of(words: Any) -> list[Any]:
     """Return the values that the words of a sweep name: a list, V1,V2, V1|V2, or FIRST..LAST/COUNT.
 
     Raises:
-        ValueError: a span of what is not positive, or of too few.
+        ValueError: no value, or a span that lacks its count, is written otherwise, or cannot be spaced; says what to write.
     """
     if isinstance(words, (list, tuple)):
-        return list(words)
-    if not isinstance(words, str):
-        return [words]
-    if spaced := SPACED.fullmatch(words):
-        return _equal_ratios(float(spaced["first"]), float(spaced["last"]), int(spaced["count"]))
-    return [word.strip() for word in words.split("|" if "|" in words else ",")]
+        found = [value for word in words for value in (_words_of_text(word) if isinstance(word, str) else [word])]
+    else:
+        found = _words_of_text(words) if isinstance(words, str) else [words]
+    if not found or any(value is None or value == "" for value in found):
+        raise ValueError("a value is empty: write NAME=V1,V2 or NAME=FIRST..LAST/COUNT")
+    return found
+
+
+def _words_of_text(words: str) -> list[Any]:
+    text = words.strip()
+    if text[:1] in "[({" and text[-1:] in "])}":
+        text = text[1:-1].strip()
+    if span := SPAN.fullmatch(text):
+        return _spaced(span["first"], span["last"], span["count"])
+    if LIKE_A_SPAN.fullmatch(text):
+        raise ValueError("a span is written FIRST..LAST/COUNT, such as 1e-4..1e-1/5; single values as V1,V2")
+    return [word.strip() for word in text.split("|" if "|" in text else ",")]
+
+
+def _spaced(first: str, last: str, count: str | None) -> list[float]:
+    """Return values of equal ratio from the words of a span.
+
+    Raises:
+        ValueError: they do not make one; says what to write.
+    """
+    if count is None:
+        raise ValueError(f"/COUNT is missing, which says how many values there are: write {first}..{last}/5")
+    if not count.isdigit():
+        raise ValueError(f"COUNT must be a whole number of at least 2, got {count!r}: write {first}..{last}/5")
+    return _equal_ratios(float(first), float(last), int(count))
 
 
 def _equal_ratios(first: float, last: float, count: int) -> list[float]:
     if not (0 < first < math.inf and 0 < last < math.inf and count > 1):
-        raise ValueError("FIRST..LAST/COUNT needs two positive numbers and a count of at least 2")
+        raise ValueError(
+            "FIRST..LAST/COUNT needs two positive numbers and a count of at least 2, since its values have equal ratios"
+        )
     return [float(f"{value:.6g}") for value in np.geomspace(first, last, count)]
 
 

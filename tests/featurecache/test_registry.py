@@ -58,6 +58,22 @@ def test_an_unknown_name_is_answered_with_the_nearest_the_list_and_the_file_to_w
     assert isinstance(refused.value, (FeatureCacheError, KeyError))
 
 
+@pytest.mark.parametrize("installed_by", ["site-packages", "dist-packages", "target"])
+def test_users_of_an_installed_package_are_not_told_to_write_files_into_it(installed_by, tmp_path, monkeypatch):
+    root = tmp_path / installed_by
+    (root / "shades_of_test").mkdir(parents=True)
+    (root / "shades_of_test/__init__.py").write_text("")
+    (root / "shades_of_test/grey.py").write_text("")
+    if installed_by == "target":
+        (root / "featurecache-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(root))
+
+    with pytest.raises(UnknownNameError) as refused:
+        Registry("shade", "shades_of_test").load("gray")
+
+    assert str(refused.value) == "there is no shade called 'gray'. Did you mean 'grey'? Known: grey."
+
+
 def test_a_name_like_none_is_not_given_a_neighbour():
     assert nearest("zzz", ["red", "blue"]) == ""
     assert nearest("blu", ["red", "blue"]) == " Did you mean 'blue'?"

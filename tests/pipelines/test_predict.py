@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import shutil
 from pathlib import Path
 
@@ -179,3 +180,30 @@ def test_one_picture_needs_no_list_and_unreadable_ones_are_not_a_number(place, p
     assert np.isnan(found[0]).all() and np.isnan(predictor.embed([bad, good], on_error="skip")[0]).all()
     np.testing.assert_allclose(found[1], alone[0], atol=1e-5)
     assert predictor.predict(Image.open(good))[0].answer == "red"
+
+
+def test_of_an_unreadable_picture_it_speaks_of_predicting_and_not_of_a_store(place, predictor, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no more")
+
+    with pytest.raises(UnreadableSampleError) as refused:
+        predictor.predict([place / "photos/train/red/0.png", tmp_path / "broken.jpg"])
+
+    said = str(refused.value)
+    assert "broken.jpg" in said and "--on-error skip: nothing is predicted for it, and all other images are" in said
+    assert "row" not in said
+    assert str(pickle.loads(pickle.dumps(refused.value))) == said
+
+
+def test_of_a_folder_what_is_left_out_is_named_and_nothing_is_said_of_splits(place, predictor, tmp_path, caplog):
+    folder = tmp_path / "mixed"
+    for part in ("train", "val"):
+        shutil.copytree(place / "photos/train/red", folder / part / "red")
+    shutil.copy(folder / "val/red/0.png", folder / "loose.png")
+    (folder / "notes.txt").write_text("no picture")
+
+    with caplog.at_level("INFO", "featurecache"):
+        found = predictor.predict(folder)
+
+    assert len(found) == 25
+    (said,) = caplog.messages
+    assert "left out" in said and "notes.txt" in said

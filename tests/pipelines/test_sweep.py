@@ -205,3 +205,33 @@ def test_the_report_shows_the_best_cells_and_the_deviation_over_seeds(store, tmp
     assert "over 2 seeds (mean, deviation)" in spread.notes[0]
     assert metrics.rows[-1][0] == "test"
     json.dumps(report.json())
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("1e-4..1e-1", "sweep lr=1e-4..1e-1: /COUNT is missing, .*: write 1e-4..1e-1/5"),
+        ("1e-4..1e-1/", "COUNT must be a whole number of at least 2, got ''"),
+        ("1e-4..1e-1/-3", "COUNT must be a whole number of at least 2, got '-3'"),
+        ("1e-4..1e-1/2.5", "COUNT must be a whole number of at least 2, got '2.5'"),
+        ("1e-4..1e-1/1", "a count of at least 2"),
+        ("0..1e-1/5", "needs two positive numbers"),
+        ("1e-4:1e-1", "a span is written FIRST..LAST/COUNT, such as 1e-4..1e-1/5"),
+        ("1e-4..1e-1:5", "a span is written FIRST..LAST/COUNT"),
+        ("1e-4 to 1e-1", "a span is written FIRST..LAST/COUNT"),
+        ("1e-4 1e-3", "single values as V1,V2"),
+        ("1e-4..", "a span is written FIRST..LAST/COUNT"),
+        (["1e-4..1e-1"], "/COUNT is missing"),
+        ("", "a value is empty: write NAME=V1,V2"),
+        (None, "a value is empty"),
+        ("1e-3,,1e-2", "a value is empty"),
+    ],
+)
+def test_what_is_nearly_a_span_or_a_list_is_answered_with_what_to_write(store, words, match):
+    with pytest.raises(ConfigError, match=match):
+        sweep_values({"lr": words}, open_store(store).header, "linear")
+
+
+@pytest.mark.parametrize("words", ["[1e-3,1e-2]", "(1e-3, 1e-2)", ["1e-3", "1e-2"], [1e-3, 1e-2], "1e-3 , 1e-2"])
+def test_a_list_in_brackets_is_a_list(store, words):
+    assert sweep_values({"lr": words}, open_store(store).header, "linear") == {"lr": [1e-3, 1e-2]}
