@@ -27,6 +27,7 @@ from featurecache.constant_features import warn_of_constant_features
 from featurecache.datasets import Fingerprint, ImageDataset, open_dataset
 from featurecache.decoders import Decoder, check_decoder, decoder_known_by
 from featurecache.devices import default_precision, environment, resolve_device
+from featurecache.division import DIVISION
 from featurecache.errors import ConfigError
 from featurecache.extracted import ExtractionReport
 from featurecache.features import Header, Task
@@ -200,6 +201,7 @@ def run(config: SaveFeaturesConfig) -> ExtractionReport:
             report,
             added=(*more, *(name for name in there if name not in before)),
             beyond=tuple(name for name in there if name not in wanted.contents),
+            division=str(store.header.dataset["split_rule"]) if DIVISION in store.header.dataset else "",
         )
     finally:
         store.close()

@@ -40,6 +40,8 @@ class ExtractionReport:
     """Whether the store is complete and sealed."""
     beyond: tuple[str, ...] = ()
     """Arrays and views that the store holds and this run did not ask for."""
+    division: str = ""
+    """Rule by which `split` has divided the store; "": it is divided as its data are."""
 
     def tables(self) -> list[Table]:
         """Return one table: what the dtype costs each array, and LogME of those that are vectors."""
@@ -66,6 +68,8 @@ class ExtractionReport:
             yield f"extended by {_named(self.added)}; what was there is as it was"
         elif not self.was_finished and (self.kept or self.recomputed):
             yield f"went on: kept {self.kept} rows, recomputed {self.recomputed}"
+        if self.division:
+            yield f"its rows stay divided as `featurecache split` divided them ({self.division})"
         if self.share is not None:
             yield self._end()
         if self.skipped:
@@ -90,7 +94,7 @@ class ExtractionReport:
         plain = {"store": str(self.store), "added": list(self.added), "beyond": list(self.beyond)}
         names = ("rows", "kept", "recomputed", "skipped", "was_finished", "seconds", "waited", "scores", "rounding")
         share = {"share": None if self.share is None else [self.share.start, self.share.stop]}
-        state = {"left": self.left, "finished": self.finished}
+        state = {"left": self.left, "finished": self.finished, "division": self.division}
         return {**plain, **{name: getattr(self, name) for name in names}, **share, **state}
 
 

@@ -20,6 +20,7 @@ from featurecache.casting import stored_form
 from featurecache.datasets import Fingerprint, ImageDataset, RowTable, open_dataset
 from featurecache.decoders import decoder_known_by
 from featurecache.devices import resolve_device
+from featurecache.division import adopt_division
 from featurecache.errors import DatasetNotFoundError, StoreContentsError, StoreMismatchError
 from featurecache.features import ArraySpec, Header, comparable_data, differences
 from featurecache.growing import COLUMNS, NOWHERE, arranged, divided_like, standing
@@ -86,11 +87,16 @@ class Remaking:
         Raises:
             StoreMismatchError: they are not those of the store; names what differs.
         """
-        found = self.found
+        found = self.divided
         if standing(self.path, self.header, table, deleted, found, way="name the right one with --data") is None:
             ours, theirs = (comparable_data(identity) for identity in (found.identity, self.header.dataset))
             self._check(f"the data of {found.spec}", ours, theirs, "--data")
         return arranged(found, table, deleted)
+
+    @cached_property
+    def divided(self) -> ImageDataset:
+        """The same data set with the splits that `split` gave the store, where it did."""
+        return adopt_division(self.header, lambda: self.found.table, self.found)
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -151,7 +157,7 @@ class Remade:
             told: dict[str, Any] = dict(columns)
             return RowTable(**told)
         remaking = self.remaking
-        table = rebuilt(remaking.found, columns, sound, growths(remaking._lines, remaking.header.rows))
+        table = rebuilt(remaking.divided, columns, sound, growths(remaking._lines, remaking.header.rows))
         remaking.images(table, self.kept.deleted)
         return table
 

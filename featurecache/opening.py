@@ -15,6 +15,7 @@ import numpy as np
 from featurecache.backbones import Backbone
 from featurecache.datasets import ImageDataset
 from featurecache.decoders import decoder_known_by
+from featurecache.division import DIVISION, adopt_division
 from featurecache.errors import StoreBusyError, StoreContentsError, StoreError
 from featurecache.features import Header, comparable_data
 from featurecache.growing import Standing, arranged, grown_table, runs_of, standing
@@ -82,6 +83,10 @@ def opened(asked: Opening) -> tuple[FeatureStore, ImageDataset]:
 
 def _reopened(asked: Opening) -> tuple[FeatureStore, ImageDataset]:
     store = open_store(asked.path)
+    if DIVISION in store.header.dataset:
+        dataset = adopt_division(store.header, store.table, asked.dataset)
+        wanted = dataclasses.replace(asked.wanted, dataset=dataset.identity)
+        asked = dataclasses.replace(asked, dataset=dataset, wanted=wanted)
     if not _refused_or_absent(asked, store).names and store.finished:
         return store, asked.dataset
     if asked.shard is None:
@@ -121,6 +126,7 @@ def absent(path: Path, store: FeatureStore, dataset: ImageDataset, wanted: Heade
     Raises:
         StoreMismatchError: it holds other features, or samples that are not what they were; names what differs.
     """
+    dataset = adopt_division(store.header, store.table, dataset)
     held = store.header
     if comparable_data(held.dataset) == comparable_data(
         dataset.identity

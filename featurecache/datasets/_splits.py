@@ -116,7 +116,14 @@ def per_class(target: npt.NDArray[np.generic], classes: int) -> npt.NDArray[np.i
     return np.bincount(numbers[numbers >= 0], minlength=classes)
 
 
-def automatic(keys: Sequence[str], classes: npt.NDArray[np.int64], seed: int) -> list[str]:
+def automatic(
+    keys: Sequence[str],
+    classes: npt.NDArray[np.int64],
+    seed: int,
+    *,
+    test: float = TEST_SHARE,
+    val: float = VAL_SHARE,
+) -> list[str]:
     """Return train, val or test for every labelled sample, "" for the others.
 
     `keys` are sample ids, or group keys where samples must not be separated. A class keeps at least one key in train:
@@ -124,8 +131,8 @@ def automatic(keys: Sequence[str], classes: npt.NDArray[np.int64], seed: int) ->
     moves.
     """
     split = ["train" if c >= 0 else "" for c in classes]
-    draw_from(split, "train", "test", keys, classes, seed, TEST_SHARE)
-    draw_from(split, "train", "val", keys, classes, seed, VAL_SHARE)
+    draw_from(split, "train", "test", keys, classes, seed, test)
+    draw_from(split, "train", "val", keys, classes, seed, val)
     return split
 
 
@@ -148,3 +155,31 @@ def draw_from(
     for i in members:
         if draws[keys[i]] < share and keys[i] not in kept:
             split[i] = into
+
+
+def draw_splits(
+    ids: Sequence[str],
+    groups: Sequence[str],
+    classes: npt.NDArray[np.int64],
+    seed: int,
+    *,
+    test: float = TEST_SHARE,
+    val: float = VAL_SHARE,
+) -> tuple[list[str], str]:
+    """Return train, val or test for every row with a label, "" for the others, and the rule in words.
+
+    `test` is a share of all labelled rows, `val` a share of those that are left for training.
+    """
+    keys = [group or name for name, group in zip(ids, groups, strict=True)]
+    shares = f"{100 * (1 - test):g}/{100 * test:g}, val {100 * val:g} % of train"
+    rule = f"digest{' of the group' if any(groups) else ''} {shares}, seed {seed}"
+    return automatic(keys, classes, seed, test=test, val=val), rule
+
+
+def check_groups(groups: Sequence[str], split: Sequence[str]) -> None:
+    """Refuse splits that separate samples of a group.
+
+    Raises:
+        DatasetError: names the groups.
+    """
+    _check_groups(groups, split)

@@ -1,6 +1,6 @@
 """Commands on finished stores that die at any single step: nothing else is touched, and in the end it is as if they had not.
 
-Those are `gc`, `merge` and `convert --dtype`, which leave their stores alone, and growth by new samples and `delete`.
+Those are `gc`, `merge` and `convert --dtype`, which leave their stores alone, growth by new samples, `delete` and `split`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pipelines.gc import run as gc
 from pipelines.maintain import ConvertConfig, convert
 from pipelines.merge import MergeConfig
 from pipelines.merge import run as merge
+from pipelines.split import SplitConfig, divide
+from pipelines.split import run as split
 from tests.faults import dying
 from tests.faults.conftest import COUNTED
 from tests.faults.dying import die
@@ -106,6 +108,28 @@ def erase(path: Path) -> None:
     delete(DeleteConfig(store=path, ids=("id 3", "id 35")))
 
 
+DIVISION = {"seed": 7, "test": 0.4, "val": 0.3}
+
+
+def divide_anew(path: Path) -> None:
+    split(SplitConfig(store=path, **DIVISION))
+
+
+def check_divided(place: Path, expected: np.ndarray) -> None:
+    """Every reader finds the splits of before or the new ones, never some of each, and the rule that is theirs."""
+    path = _standing(place)
+    store = open_store(path)
+    before, header = table(40), store.header
+    new = divide(header, before, SplitConfig(store=path, **DIVISION))
+    is_new = list(map(str, store.table().split)) == new.split
+    assert is_new or list(map(str, store.table().split)) == list(before.split)
+    assert ("division" in header.dataset) == is_new
+    pieces = [str(name) for start in range(0, 40, 8) for name in store.column("split", slice(start, start + 8))]
+    assert pieces == list(map(str, store.table().split))
+    assert examine_store(path).damages == ()
+    np.testing.assert_array_equal(store.to_numpy("embedding"), expected)
+
+
 def at(name: str, act: Callable[[Path], None]) -> Callable[[Path], None]:
     """Let what is done to a store be done to the one of that name in a place."""
     return lambda place: act(place / name)
@@ -143,6 +167,8 @@ ACTS = {
     "growth of one file": (one_set(".h5"), at("x.h5", grow), check_held),
     "delete": (one_set(".zarr"), at("x.zarr", erase), check_held),
     "delete from one file": (one_set(".h5"), at("x.h5", erase), check_held),
+    "split": (one_set(".zarr"), at("x.zarr", divide_anew), check_divided),
+    "split of one file": (one_set(".h5"), at("x.h5", divide_anew), check_divided),
 }
 """Name -> what stands there, the command, and what a reader must find wherever it died."""
 
@@ -153,6 +179,8 @@ def test_whatever_step_is_the_last_the_end_is_the_same(name, tmp_path, monkeypat
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(dying, "STEPS", tuple(step for step in dying.STEPS if step != "fsync"))
     monkeypatch.setattr("featurecache.stores._chunks.PAGE", 64)  # so that a small store has several chunks
+    monkeypatch.setattr("featurecache.stores._layout.SMALLEST_TABLE_CHUNK", 16)  # its row table too
+    monkeypatch.setattr("featurecache.stores._layout.TABLE_CHUNK", 16)
     prepare, act, check = ACTS[name]
     fresh, whole = tmp_path / "fresh", tmp_path / "whole"
     fresh.mkdir()
