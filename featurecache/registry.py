@@ -6,7 +6,6 @@ import ast
 import difflib
 import importlib
 import importlib.util
-import importlib.util
 import pkgutil
 from pathlib import Path
 from types import ModuleType

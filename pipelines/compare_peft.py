@@ -52,6 +52,8 @@ class ComparePeftConfig(Computing):
     """Seeds of start, order and dropout, separated by commas; one run of each method for each."""
     setting: Mapping[str, Any] = field(default_factory=dict)
     """Setting of train-online for all runs, NAME=VALUE, e.g. epochs=5, or head_option.start=ridge; may be given several times."""
+    test_split: str | None = None
+    """Split to measure on, e.g. val: rows to choose on are then held out of train; default: test, or val where there is no test."""
     weights: str | None = None
     """Weights file (.safetensors, or a state dict), or random:SEED, instead of a download."""
     image_size: int | None = None
@@ -102,6 +104,7 @@ def run(config: ComparePeftConfig) -> CompareReport:
     wanted = {
         "backbone": config.backbone, "data": recorded_data(config.out, config.data), "option": dict(config.option),
         "setting": dict(config.setting), "weights": config.weights, "image_size": config.image_size,
+        **({"test_split": config.test_split} if config.test_split else {}),
     }  # fmt: skip
     _check([cell for cell in cells if cell.seed == config.numbers[0] and not _is_there(cell)])
     moved = wanted["data"] != list(config.data)  # then the cells say whether it is the same
@@ -127,6 +130,7 @@ def cells_of(config: ComparePeftConfig) -> tuple[list[Cell], list[str]]:
     common = {
         "backbone": config.backbone, "weights": config.weights, "image_size": config.image_size, "device": config.device,
         "threads": config.threads,
+        "test_split": config.test_split,
         **_nested(config.setting),
     }  # fmt: skip
     fixed = FIXED & {plain(name.partition(".")[0]) for name in config.setting}
@@ -234,6 +238,10 @@ def _compared(config: ComparePeftConfig, cells: Sequence[Cell], remarks: list[st
         records.setdefault((cell.title, cell.method), []).append(read_run(cell.config.out)[1])
     lines, metrics = lines_of(records, BASELINE)
     below = [f"{line['method']} on {line['data']}" for line in lines if line["difference"] < 0]
+    every = [record for found in records.values() for record in found]
+    remarks = [*remarks, *dict.fromkeys(record["splits"]["remark"] for record in every if "splits" in record)]
+    if any("test" not in record["metrics"] for record in every):
+        remarks.append("no test rows: these are the values of val, on which the epochs were chosen, so they flatter")
     remarks = [*remarks, *([f"below {BASELINE}: {', '.join(below)}"] if below else [])]
     files = ["results.csv", "results.json"]
     write_atomic(config.out / files[0], as_csv(lines))

@@ -34,6 +34,7 @@ from featurecache.threads import suited_threads
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
 from pipelines._arrays import compare_stored, select_arrays
+from pipelines._roles import read_store_in_roles
 from pipelines._rows import every_training_row, labelled_rows, trainable
 from pipelines.objectives.cross_entropy import build as cross_entropy
 from pipelines.training.convergence import describe_improving
@@ -260,7 +261,8 @@ def _row_count(X: Any) -> int:
 
 
 def _opened(X: Any) -> FeatureStore:
-    return X if hasattr(X, "header") else open_store(X)
+    """Return a store, of which `val` is the test where it has no other."""
+    return read_store_in_roles(X if hasattr(X, "header") else open_store(X), None)[0]
 
 
 def _tensors(X: Any) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,15 @@ import pyarrow.parquet
 from featurecache.checks import check
 from featurecache.devices import resolve_device
 from featurecache.files import json_bytes, write_atomic, write_whole
+from featurecache.places import placed
 from featurecache.reports import Table
 from featurecache.runs import read_trained
-from featurecache.stores import explained
+from featurecache.stores import explained, open_store
 from featurecache.threads import Computing, heeds_threads
 from heads._checkpoint import load_head
 from pipelines._evaluation import prediction_table
+from pipelines._rows import labelled_rows
+from pipelines._training_rows import TrainingRows, read_training_rows, recall_training_rows
 from pipelines.predicting.elsewhere import Judged, Split, from_data, from_store, is_a_store, measured
 from pipelines.predicting.predictor import Predictor
 
@@ -35,6 +39,8 @@ class EvaluateConfig(Computing):
     """Store of the same features, or a data set (folder, archive, manifest, NAME:ARGUMENT); may be given several times. Default: what the run was trained on."""
     split: Split = "auto"
     """Rows to measure; auto: the test rows of the run's own data and of data that come divided, else all."""
+    test_split: str | None = None
+    """Split to measure, by its name in the data; the same as --split, but for any name."""
     classes: str | None = None
     """Classes among which the run may choose, joined by commas; rows of others are left out. Default: all of the run's."""
     out: Path | None = None
@@ -55,6 +61,7 @@ class EvaluateConfig(Computing):
     def __post_init__(self) -> None:
         table, rows = self.out, self.predictions
         check(
+            (self.test_split is None or self.split == "auto", "split and test_split say the same: give one of them"),
             (self.batch_size > 0, f"batch_size must be positive, got {self.batch_size}"),
             (table is None or table.suffix in (".csv", ".json"), f"{table} must end in .csv or .json"),
             (rows is None or rows.suffix == ".parquet", f"{rows} must end in .parquet"),
@@ -77,7 +84,9 @@ class Evaluation:
             for entry in self.found
         ]
         notes = [f"{entry['test']}: {note}" for entry in self.found for note in entry["notes"]]
-        shown = [Table(f"{self.run} (95 % intervals)", ("test", "rows", *names), rows, notes)]
+        warnings = [f"{entry['test']}: {entry['warning']}" for entry in self.found if entry.get("warning")]
+        shown = [Table("", (), (), warnings)] if warnings else []
+        shown += [Table(f"{self.run} (95 % intervals)", ("test", "rows", *names), rows, notes)]
         classes = list(dict.fromkeys(name for entry in self.found for name in entry["recall"]))
         recalls = [
             (name, *("" if (value := entry["recall"].get(name)) is None else f"{value:.3f}" for entry in self.found))
@@ -125,14 +134,15 @@ def run(config: EvaluateConfig) -> Evaluation:
     head = load_head(config.run_folder)[0].to(device)
     predictor: Predictor | None = None  # built where images are to be looked at, and nowhere else
     found, tables = [], []
+    split, known = config.test_split or config.split, cache(partial(training_rows, config.run_folder, settings, record))
     for test in config.test or own(settings):
         if is_a_store(test):
-            judged = from_store(test, record, head, split=config.split, classes=classes, device=device)
+            judged = from_store(test, record, head, split=split, classes=classes, device=device, known=known)
         else:
             predictor = predictor or Predictor.load(config.run_folder, weights=config.weights, device=device)
             judged = from_data(
-                test, predictor, split=config.split, classes=classes, batch_size=config.batch_size,
-                on_error=config.on_error, quiet=config.quiet,
+                test, predictor, split=split, classes=classes, batch_size=config.batch_size,
+                on_error=config.on_error, quiet=config.quiet, known=known,
             )  # fmt: skip
         found.append({"test": test, **measured(judged)})
         if config.predictions is not None:
@@ -140,6 +150,18 @@ def run(config: EvaluateConfig) -> Evaluation:
     report = Evaluation(config.run_folder, found)
     _write(config, report, tables)
     return report
+
+
+def training_rows(run: Path, settings: Mapping[str, Any], record: Mapping[str, Any]) -> TrainingRows | None:
+    """Return the samples that a run was trained on: as it noted them, or from its store; None where neither is there."""
+    noted = read_training_rows(run)
+    if noted is not None or "store" not in settings or not is_a_store(str(settings["store"])):
+        return noted
+    store = open_store(placed(str(settings["store"])))
+    if dict(store.header.dataset) != record["features"]["data"]:
+        return None  # it is of other data by now, or divided anew
+    rows = {split: labelled_rows(store, split) for split in ("train", "val")}
+    return recall_training_rows(store, rows, record["features"]["arrays"][0]["name"])
 
 
 def own(settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -15,11 +15,13 @@ from featurecache.errors import ConfigError, FeatureCacheError, StoreContentsErr
 from featurecache.files import write_atomic
 from featurecache.places import Place
 from featurecache.progress import Bar, Stopwatch
+from featurecache.repetition import count_warnings
 from featurecache.runs import RECORD, discard, is_done, read_run, recorded_stores, write_record
 from featurecache.stores import FeatureStore, open_store
 from featurecache.threads import heeds_threads, suited_threads
 from heads import HEADS
 from pipelines._arrays import compare_stored
+from pipelines._roles import read_store_in_roles
 from pipelines._rows import trainable
 from pipelines.protocols import Asked, Plan, Trial, parse
 from pipelines.training.cells import ALIASES, cells_of
@@ -57,6 +59,8 @@ class RunProtocolConfig(Training):
     sweep: Mapping[str, Any] = field(default_factory=dict)
     """Settings that every trial chooses from on its own validation, as for train-head: NAME=V1,V2 or FIRST..LAST/COUNT; may be given several times."""
 
+    test_split: str | None = None
+    """Split to measure on, e.g. val: rows to choose on are then held out of train; default: test, or val where there is no test."""
     leaks: bool = True
     """Look for test rows that are near-duplicates of rows that are learnt from, and say so."""
 
@@ -95,22 +99,46 @@ def run(config: RunProtocolConfig) -> ProtocolReport:
     """
     asked = parse(config.protocol)
     config = replace(config, device=str(resolve_device(config.device)))
-    stores = [open_store(place) for place in config.stores]
+    stores, remarks = _opened_in_roles(asked, config)
     works = planned(asked, stores, config)
     check_arrays(works)
     if is_done(config.out, _wanted(asked, stores, config)):
         return ProtocolReport(config.out, read_run(config.out)[1], repeated=True)
     try:
         with suited_threads(max(store.header.rows for store in stores)):
-            return run_protocol(asked, works, config)
+            return run_protocol(asked, works, config, remarks)
     except FeatureCacheError:
         _discard_unused(config.out)
         raise
 
 
+def _opened_in_roles(asked: Asked, config: RunProtocolConfig) -> tuple[list[FeatureStore], list[str]]:
+    """Return the stores as the protocol reads their splits, and what is to be said of that.
+
+    Raises:
+        ConfigError: a store has no such split to measure, or the protocol measures no split.
+    """
+    check((
+        asked.measures_split or config.test_split is None,
+        f"{asked.full} draws its tests from the rows of all splits: leave --test-split out",
+    ))  # fmt: skip
+    opened = [open_store(place) for place in config.stores]
+    if not asked.measures_split:
+        return opened, []
+    found, problems = [], list[str]()
+    for store in opened:
+        try:
+            found.append(read_store_in_roles(store, config.test_split))
+        except ConfigError as refused:
+            problems += refused.problems
+    check(*((False, problem) for problem in problems))
+    return [store for store, _ in found], [roles.remark for _, roles in found if roles is not None]
+
+
 def _wanted(asked: Asked, stores: Sequence[FeatureStore], config: RunProtocolConfig) -> dict[str, Any]:
     """Return what makes this run this run."""
-    said = {name: value for name, value in asdict(config).items() if name not in ("out", "quiet", "threads", "head")}
+    unsaid = ("out", "quiet", "threads", "head", *(() if config.test_split else ("test_split",)))
+    said = {name: value for name, value in asdict(config).items() if name not in unsaid}
     features = [{"backbone": dict(s.header.backbone), "data": dict(s.header.dataset)} for s in stores]
     return {
         **said, "protocol": asked.full, "heads": config.named_heads,
@@ -210,16 +238,20 @@ def _other_classes(trial: Trial, name: str) -> bool:
     return trial.tests[name].store.header.class_names != trial.fold.train.store.header.class_names
 
 
-def run_protocol(asked: Asked, works: Sequence[Work], config: RunProtocolConfig) -> ProtocolReport:
-    """Carry out the trials that are not done, and write what all of them came to."""
+def run_protocol(
+    asked: Asked, works: Sequence[Work], config: RunProtocolConfig, said: Sequence[str] = ()
+) -> ProtocolReport:
+    """Carry out the trials that are not done, and write what all of them came to; `said` is known of their splits."""
     watch = Stopwatch()
     for work in works:
         for trial in work.plan.trials:
             _write_rows(config.out / "rows" / work.title / trial.name, trial)
-    remarks = _remarks(works, config)
+    remarks = [*said, *_remarks(works, config)]
+    for remark in said:
+        log.info(remark)
     total = sum(len(work.plan.trials) for work in works)
     done = sum(work.done(trial) for work in works for trial in work.plan.trials)
-    with Bar(asked.full, total, done, config.quiet, unit="trials") as bar:
+    with count_warnings(), Bar(asked.full, total, done, config.quiet, unit="trials") as bar:
         for _ in _carried_out(works):
             bar.advance(1, watch)
     results = results_of(asked.full, works)

@@ -19,6 +19,7 @@ from featurecache.files import write_atomic
 from featurecache.metrics import primary
 from featurecache.places import Place, absolute
 from featurecache.provenance import provenance
+from featurecache.repetition import count_warnings
 from featurecache.runs import discard, is_done, read_run, recorded_place, write_history, write_record, writing
 from featurecache.sources.cached import CachedSource
 from featurecache.stores import FeatureStore, open_store, store_exists
@@ -27,7 +28,9 @@ from heads._checkpoint import save_head
 from heads._published import Published
 from pipelines._arrays import compare_stored
 from pipelines._evaluation import evaluate, write_predictions
+from pipelines._roles import Roles, read_store_in_roles, record_roles
 from pipelines._rows import every_training_row, labelled_rows, trainable
+from pipelines._training_rows import write_training_rows
 from pipelines.training.cells import Cell, cells_of
 from pipelines.training.problem import Problem, converges, learn, problems_of, standardises
 from pipelines.training.reporting import TrainReport
@@ -52,6 +55,8 @@ class TrainHeadConfig(Training):
     """lfa FILE: a checkpoint of the code of the paper, whose values the head begins at."""
     refit: bool = False
     """Train what validation chose once more on the rows of train and val together."""
+    test_split: str | None = None
+    """Split to measure on, e.g. val: rows to choose on are then held out of train; default: test, or val where there is no test."""
 
 
 @heeds_threads
@@ -74,7 +79,7 @@ def run(config: TrainHeadConfig) -> TrainReport:
         return TrainReport(config.out, read_run(config.out)[1], repeated=True)
     warn_of_constant_features(store, plan.arrays)
     try:
-        with writing(config.out), suited_threads(store.header.rows):
+        with writing(config.out), count_warnings(), suited_threads(store.header.rows):
             return train_head(store, plan, config)
     except RunWriteError:  # there is no room for it now: what is there goes on later
         raise
@@ -94,6 +99,7 @@ def _wanted(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> dict[st
         *(() if config.sweep else ("sweep",)),
         *(() if config.refit else ("refit",)),
         *(() if config.load_published else ("load_published",)),
+        *(() if config.test_split else ("test_split",)),
     ]
     asked = {name: value for name, value in asdict(config).items() if name not in unsaid}
     return {
@@ -117,6 +123,8 @@ class Plan:
     cells: Sequence[Cell]
     published: Published | None = None
     """Where the heads begin."""
+    roles: Roles | None = None
+    """Which splits are measured and chosen on, where these are not test and val."""
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -131,6 +139,7 @@ def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
         ConfigError: lists every reason why the heads cannot be built, or have nothing to learn from.
         StoreContentsError: the store is unfinished, or lacks what a head is to read.
     """
+    store, roles = read_store_in_roles(store, config.test_split)
     header = store.header
     cells = cells_of(config.settings(), config.sweep, header, compare_stored(store))
     arrays = list(dict.fromkeys(name for cell in cells for name in cell.arrays))
@@ -155,7 +164,7 @@ def planned(store: FeatureStore, config: TrainHeadConfig) -> Plan:
         ),
         (not config.refit or len(sources["val"]) > 0, f"refit adds the validation rows, and {store.path} has none"),
     )
-    return Plan(sources=sources, cells=cells, published=published)
+    return Plan(sources=sources, cells=cells, published=published, roles=roles)
 
 
 def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> TrainReport:
@@ -181,6 +190,8 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
         write_predictions(config.out, held[last], logits)
     save_head(config.out, final.head, final.cell.head, final.spec, final.cell.options)
     write_history(config.out, best.member.history)
+    ids, learned = store.table().sample_id, {split: plan.sources[split].rows for split in ("train", "val")}
+    write_training_rows(config.out, ids, learned, store, best.cell.arrays[0])
     parameters, trained_parameters = final.parameters
     record = {
         "head": best.cell.head, "arrays": list(best.spec.shapes), "combine": best.spec.combine, "task": task,
@@ -189,7 +200,7 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
         "standardised_by": describe_standardisation(every_training_row(sources["train"]), best.spec),
         "closed_form": dict(final.solved),
         "parameters": parameters, "trained_parameters": trained_parameters,
-        "rows": {split: len(source) for split, source in sources.items()},
+        "rows": {split: len(source) for split, source in sources.items()}, **record_roles(plan.roles),
         "features": {**origin, "arrays": [asdict(store.header.array(name)) for name in best.spec.shapes]}, "environment": environment(),
         **_of_sweep(trained, chosen, sources["test"], task, config), "seconds": time.perf_counter() - started,
     }  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featurecache.devices import environment
-from featurecache.errors import DivergedError, FeatureCacheError
+from featurecache.errors import DivergedError, FeatureCacheError, UnreadableSampleError
 from featurecache.features import FeatureBatch
 from featurecache.metrics import primary
 from featurecache.peft import save_adapted
@@ -25,7 +25,9 @@ from featurecache.threads import heeds_threads
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, save_head
 from pipelines._evaluation import measured, write_rows
+from pipelines._roles import record_roles
 from pipelines._rows import balanced
+from pipelines._training_rows import write_training_rows
 from pipelines.objectives import Objective
 from pipelines.objectives.cross_entropy import build as cross_entropy
 from pipelines.online.costs import costs_of
@@ -42,10 +44,13 @@ from pipelines.training.reporting import TrainReport
 from pipelines.training.stack import Member
 
 CHECKPOINT = "checkpoint.pt"
+LEFT_OUT = "it is left out of training and measuring, and the record names it"
+"""What --on-error skip does to an image here."""
 UNCOMPARED = ("out", "quiet", "threads", "jobs", "workers", "decode_threads", "layers", "tokens", "weights", "device")
 """What the config says and does not change a run, or what is compared in another form."""
 UNUSED: Mapping[str, Any] = {
     "load_published": None, "recipe": None, "sweep": {}, "train_on": "train", "test": True, "rows": None,
+    "test_split": None,
 }  # fmt: skip
 """Settings that are recorded where they are used -> what they are where they are not."""
 
@@ -81,9 +86,11 @@ def run(config: TrainOnlineConfig) -> TrainReport | SilentReport | SweepReport:
         else:
             try:
                 found = train_online(plan, config, ranks)
-            except FeatureCacheError:
+            except FeatureCacheError as error:
                 if ranks.first and not (config.out / CHECKPOINT).exists():
                     discard(config.out)
+                if isinstance(error, UnreadableSampleError):
+                    raise error.explain_skipping(LEFT_OUT) from error
                 raise
         return found if ranks.first else SilentReport()
 
@@ -127,6 +134,8 @@ def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks, guide: Gui
         if plan.adapted.kept:
             save_adapted(config.out, plan.adapted, config.peft, config.peft_option, plan.backbone.identity)
         write_history(config.out, member.history)
+        learned = {split: sources[split].rows for split in ("train", "val")}
+        write_training_rows(config.out, plan.dataset.table.sample_id, learned)
     record = {
         **_facts(plan, config), "metrics": metrics, "closed_form": solved, "best_epoch": member.best_epoch,
         "still_improving": member.still_improving, **_sizes(plan, head), **_pace(pace, plan, ranks), "costs": costs_of(plan, config.batch_size // config.accumulate),
@@ -226,7 +235,7 @@ def _facts(plan: Plan, config: TrainOnlineConfig) -> dict[str, Any]:
     arrays = [asdict(header.array(name)) for name in plan.spec.shapes]
     return {
         "head": config.head, "arrays": list(plan.spec.shapes), "combine": plan.spec.combine, "task": header.task,
-        "class_names": list(header.class_names), "epochs": config.epochs,
+        "class_names": list(header.class_names), "epochs": config.epochs, **record_roles(plan.roles),
         "peft": {"method": config.peft, "options": dict(config.peft_option)},
         **({"recipe": {"name": config.recipe, "remark": remark_on(config)}} if config.recipe else {}),
         "features": {

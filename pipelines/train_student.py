@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featurecache.checks import check
-from featurecache.errors import DivergedError, FeatureCacheError, RunError
+from featurecache.errors import DivergedError, FeatureCacheError, RunError, UnreadableSampleError
 from featurecache.files import write_atomic
 from featurecache.metrics import primary
 from featurecache.reports import Table
@@ -22,7 +22,7 @@ from pipelines.students.guiding import StudentGuide
 from pipelines.students.planning import Opened, StudentPlan, check_config, check_objective, planned, rows_of
 from pipelines.students.probing import train_probe
 from pipelines.students.settings import TrainStudentConfig
-from pipelines.train_online import CHECKPOINT, SilentReport, train_online
+from pipelines.train_online import CHECKPOINT, LEFT_OUT, SilentReport, train_online
 from pipelines.training.distributed import Ranks, joined
 from pipelines.training.reporting import TrainReport
 from pipelines.training.selection import as_csv
@@ -74,15 +74,18 @@ def _one(config: TrainStudentConfig, opened: Opened, ranks: Ranks) -> TrainRepor
             with suited_threads(len(opened.dataset)):  # it reads features alone
                 return ranks.by_first(lambda: train_probe(config, opened))
         return train_student(plan, ranks)
-    except FeatureCacheError:
+    except FeatureCacheError as error:
         if ranks.first and not (config.out / CHECKPOINT).exists():
             discard(config.out)
+        if isinstance(error, UnreadableSampleError):
+            raise error.explain_skipping(LEFT_OUT) from error
         raise
 
 
 def wanted(config: TrainStudentConfig, opened: Opened, plan: StudentPlan | None) -> dict[str, Any]:
     """Return what makes this run this run; what it is of several trainings, where there is no plan."""
-    asked = {name: value for name, value in asdict(config).items() if name not in UNCOMPARED}
+    unsaid = (*UNCOMPARED, *(() if config.test_split else ("test_split",)))
+    asked = {name: value for name, value in asdict(config).items() if name not in unsaid}
     student = {} if plan is None else {
         "precision": plan.online.backbone.identity.get("precision"), "epochs": plan.settings.epochs,
         "features": {"backbone": dict(plan.online.header.backbone), "data": dict(plan.online.header.dataset)},

@@ -32,6 +32,7 @@ from heads import HEADS, HeadSpec
 from heads._checkpoint import refusals
 from heads._published import Published
 from pipelines._arrays import EMBEDDING, compare_live, select_arrays
+from pipelines._roles import Roles, read_data_in_roles
 from pipelines._rows import share_of, teachable
 from pipelines.online.settings import TrainOnlineConfig
 from pipelines.online.starting import Start, start_of
@@ -56,6 +57,8 @@ class Plan:
     """Where the head begins; values of a method are in the backbone already."""
     rates: tuple[float, float]
     """Of the head, and of the method."""
+    roles: Roles | None = None
+    """Which splits are measured and chosen on, where these are not test and val."""
     rows: Mapping[str, npt.NDArray[np.int64]] | None = None
     """Split -> the rows it has here; None: all that are labelled."""
     views: Views | None = None
@@ -73,9 +76,12 @@ def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> P
     """
     check_decoder(config.decoder)
     head, method = HEADS.load(config.head), PEFT.load(config.peft)
-    dataset = dataset or open_dataset(
-        config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint
-    )
+    roles: Roles | None = None
+    if dataset is None:
+        dataset = open_dataset(
+            config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint
+        )
+        dataset, roles = read_data_in_roles(dataset, config.test_split)
     backbone = load_backbone(config.backbone, backbone_options(config))
     start = start_of(config.init_from, config, backbone.identity, dataset) if config.init_from else None
     with torch.random.fork_rng():
@@ -114,7 +120,7 @@ def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> P
     rates = (config.lr or head.LEARNING_RATE or learns, learns)
     return Plan(
         dataset=dataset, backbone=backbone, adapted=adapted, header=header, spec=spec, start=start, published=published,
-        rates=rates,
+        rates=rates, roles=roles,
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ class SweepReport:
         notes = [
             f"trained on train and validation with the first: {said}, {len(tests)} run(s) in {self.folder / 'final'}"
         ]
+        notes += [self.record["splits"]["remark"]] if "splits" in self.record else []
         notes += [self.record["remark"]] if self.record["remark"] else []
         notes += ["this sweep is there already: nothing to do"] if self.repeated else []
         return [Table("settings, best first", (*names, f"val_{metric} of the last epoch"), lines, notes)]

@@ -59,6 +59,8 @@ class OnImages(Optimising):
     """Threads that decode images; default: one for each core."""
     workers: int = 0
     """Processes that decode and augment images ahead of the model; 0: threads."""
+    test_split: str | None = None
+    """Split to measure on, e.g. val: rows to choose on are then held out of train; default: test, or val where there is no test."""
     seed: int = 0
     """Seed of the start of head and method, and of dropout."""
     data_seed: int = 0

@@ -67,7 +67,11 @@ def sweep(
         {"run": str(place.relative_to(config.out)), "test": _metric(read_run(place)[1], "test", metric)}
         for place in places
     ]
-    record = {"metric": metric, "settings": settings, "final": runs, "remark": remark_on(config)}
+    splits = read_run(places[0])[1].get("splits")
+    record = {
+        "metric": metric, "settings": settings, "final": runs, "remark": remark_on(config),
+        **({"splits": splits} if splits else {}),
+    }  # fmt: skip
     write_record(config.out, record)
     return SweepReport(config.out, record)
 

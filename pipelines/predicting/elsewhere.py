@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,14 +17,18 @@ from featurecache.errors import ConfigError, StoreContentsError, StoreMismatchEr
 from featurecache.features import Task, differences
 from featurecache.metrics import Measured, measure
 from featurecache.places import is_url, placed
+from featurecache.registry import nearest
 from featurecache.sources.cached import CachedSource, split_rows
-from featurecache.stores import is_store, open_store
+from featurecache.stores import FeatureStore, is_store, open_store
 from featurecache.threads import suited_threads
+from pipelines._roles import read_store_in_roles
+from pipelines._training_rows import TrainingRows, describe_overlap, sign_rows
 from pipelines.predicting.gathering import some_rows
 from pipelines.predicting.predictor import OnError, Predictor
 from pipelines.training.outputs import outputs_of
 
 Split = Literal["auto", "all", "train", "val", "test"]
+"""Rows that are measured; another name of a split may stand in its place."""
 ANY_SPLIT = ("train", "val", "test", "")
 NOT_COMPARED = ("batch_size", "views")
 """Of an identity of features: how many images went through together, and which views there are beside the clean one."""
@@ -46,6 +50,8 @@ class Judged:
     groups: Sequence[str]
     notes: list[str]
     """What was left out, and what is missing."""
+    warning: str = ""
+    """Why this is no test, where rows are training images of the run."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -66,9 +72,12 @@ def is_a_store(test: str) -> bool:
 
 
 def from_store(
-    test: str, record: Mapping[str, Any], head: nn.Module, *, split: Split, classes: Sequence[str], device: str
-) -> Judged:
+    test: str, record: Mapping[str, Any], head: nn.Module, *, split: str, classes: Sequence[str], device: str,
+    known: Callable[[], TrainingRows | None] = lambda: None,
+) -> Judged:  # fmt: skip
     """Return what the head says of the rows of a store of the same features; no image is touched.
+
+    `known` is asked for the samples that the run was trained on.
 
     Raises:
         StoreMismatchError: its features are of another kind; names what differs.
@@ -98,21 +107,64 @@ def from_store(
         raise StoreContentsError(
             f"{test} does not hold {', '.join(lacking)}, which the head reads. Extract again with --layers, --tokens and --extend."
         )
+    if split == "auto":
+        store, remarks = _in_roles(store, record)
+    else:
+        remarks = []
+        _check_split(test, split, store.table())
     readable = split_rows(store, *ANY_SPLIT)
     asked = _asked(
         test, store.table(), readable, header.class_names, header.task, header.dataset, record, split, classes
     )
+    asked.notes.extend(remarks)
     coarse = {held[a["name"]].dtype for a in features["arrays"]} - {a["dtype"] for a in features["arrays"]}
     asked.notes.extend([f"its features are kept as {', '.join(coarse)}, those of the run were not"] if coarse else [])
     source = CachedSource(store, [name for name, _ in arrays], asked.rows)
     with suited_threads(len(source)):
         logits = outputs_of(head, source, device)[0]
-        return _judged(str(header.dataset.get("name", test)), store.table(), asked, logits, record["task"])
+    judged = _judged(str(header.dataset.get("name", test)), store.table(), asked, logits, record["task"])
+    trained = known()
+    if trained is None:
+        return judged
+    features = sign_rows(store, arrays[0][0], asked.rows) if trained.signatures else None
+    if features is None and not _is_own(header.dataset, record):
+        return judged
+    overlap = trained.overlap([str(name) for name in judged.sample_ids], features)
+    return replace(judged, warning=describe_overlap(overlap, len(judged.targets)))
+
+
+def _is_own(identity: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Return whether data are those that the run was trained on, by their fingerprint."""
+    return bool(identity.get("fingerprint") == record["features"]["data"].get("fingerprint"))
+
+
+def _in_roles(store: FeatureStore, record: Mapping[str, Any]) -> tuple[FeatureStore, list[str]]:
+    """Return a store with its splits as the run read them, if it is its own, else as training would; and what is to be said."""
+    identity = store.header.dataset
+    if not _is_own(identity, record) and str(identity.get("split_rule", "digest")).startswith("digest"):
+        return store, []
+    same = _is_own(identity, record) and identity.get("split_rule") == record["features"]["data"].get("split_rule")
+    own = record.get("splits", {}).get("test") if same else None  # else it was divided anew since
+    store, roles = read_store_in_roles(store, own)
+    return store, [roles.remark.partition(": ")[2]] if roles else []
+
+
+def _check_split(test: str, split: str, table: RowTable) -> None:
+    """Refuse a split that no row is in; names those that there are.
+
+    Raises:
+        ConfigError: says so.
+    """
+    there = sorted({str(name) for name in table.split} - {""})
+    if split != "all" and split not in there:
+        raise ConfigError([
+            f"{test} has no rows in a split {split!r}.{nearest(split, there)} It has {', '.join(there) or 'none'}; all: every row"
+        ])  # fmt: skip
 
 
 def from_data(
-    test: str, predictor: Predictor, *, split: Split, classes: Sequence[str], batch_size: int, on_error: OnError,
-    quiet: bool = True,
+    test: str, predictor: Predictor, *, split: str, classes: Sequence[str], batch_size: int, on_error: OnError,
+    quiet: bool = True, known: Callable[[], TrainingRows | None] = lambda: None,
 ) -> Judged:  # fmt: skip
     """Return what backbone and head say of the images of a data set.
 
@@ -121,6 +173,8 @@ def from_data(
         ConfigError: it is of another task, or no class of it is known to the run.
     """
     dataset = with_rgb_conversion(open_dataset(test), predictor.convert)
+    if split != "auto":
+        _check_split(test, split, dataset.table)
     asked = _asked(
         test, dataset.table, np.arange(len(dataset)), dataset.class_names, dataset.task, dataset.identity,
         predictor.record, split, classes,
@@ -128,12 +182,15 @@ def from_data(
     chosen = some_rows(dataset, asked.rows.tolist())
     logits, problems = predictor.logits(chosen, batch_size=batch_size, on_error=on_error, quiet=quiet)
     whole = _judged(dataset.name, dataset.table, asked, logits, predictor.task)
+    if _is_own(dataset.identity, predictor.record) and (trained := known()) is not None:
+        overlap = trained.overlap([str(name) for name in whole.sample_ids], None)
+        whole = replace(whole, warning=describe_overlap(overlap, len(whole.targets)))
     return _without(whole, sorted(problems)) if problems else whole
 
 
 def _asked(
     test: str, table: RowTable, readable: npt.NDArray[np.int64], class_names: Sequence[str], task: Task,
-    identity: Mapping[str, Any], record: Mapping[str, Any], split: Split, classes: Sequence[str],
+    identity: Mapping[str, Any], record: Mapping[str, Any], split: str, classes: Sequence[str],
 ) -> _Asked:  # fmt: skip
     """Return which rows are measured, in which classes, and what is to be said of the others."""
     if task != record["task"]:
@@ -185,10 +242,10 @@ def _rows_of(
     readable: npt.NDArray[np.int64],
     identity: Mapping[str, Any],
     record: Mapping[str, Any],
-    split: Split,
+    split: str,
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
     column = np.asarray(table.split)[readable]
-    own = identity.get("fingerprint") == record["features"]["data"].get("fingerprint")
+    own = _is_own(identity, record)
     divided = not str(identity.get("split_rule", "digest")).startswith("digest")
     wanted = split if split != "auto" else "test" if (own or divided) and (column == "test").any() else "all"
     if wanted == "all":
@@ -213,9 +270,8 @@ def _without(judged: Judged, places: Sequence[int]) -> Judged:
     keep = np.setdiff1d(np.arange(len(judged.targets)), places)
     if not len(keep):
         raise ConfigError([f"no image of {judged.source} can be read: nothing can be measured"])
-    return Judged(
-        source=judged.source, task=judged.task, class_names=judged.class_names,
-        sample_ids=[judged.sample_ids[i] for i in keep], targets=judged.targets[keep],
+    return replace(
+        judged, sample_ids=[judged.sample_ids[i] for i in keep], targets=judged.targets[keep],
         logits=judged.logits[torch.from_numpy(keep)], groups=[judged.groups[i] for i in keep],
         notes=[*judged.notes, f"{len(places)} images could not be read and are left out"],
     )  # fmt: skip
@@ -231,6 +287,7 @@ def measured(judged: Judged) -> dict[str, Any]:
         "classes": judged.class_names,
         "metrics": {name: _plain(value) for name, value in found.items() if isinstance(value, Measured)},
         "recall": dict(zip(judged.class_names, recalls, strict=True)) if recalls else {}, "notes": judged.notes,
+        "warning": judged.warning,
     }  # fmt: skip
 
 

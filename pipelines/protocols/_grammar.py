@@ -43,6 +43,11 @@ class Asked:
         """Whether the protocol takes all stores at once."""
         return bool(getattr(self.module, "TOGETHER", False))
 
+    @property
+    def measures_split(self) -> bool:
+        """Whether the protocol measures a split of the rows, and draws its tests from no others."""
+        return getattr(self.module, "MEASURES", "split") == "split" and self.options.get("folds") is None
+
     def plan(self, stores: Sequence[FeatureStore]) -> Plan:
         """Return the trials on one store, or on several where they belong `together`.
 

@@ -39,7 +39,11 @@ def plan(
     check(
         (folds is None or folds > 1, f"folds must be at least 2, got {folds}"),
         (folds is None or test is None, "with folds every row is a test row once: test does not apply"),
-        (test not in ("train", "val"), f"{test} rows are learnt from or chosen on, so they cannot be the test"),
+        (
+            test not in ("train", "val"),
+            f"{test} rows are learnt from or chosen on, so they cannot be the test"
+            + (". To measure val and choose on a tenth of train: --test-split val" if test == "val" else ""),
+        ),
     )
     if folds is None:
         return Plan(trials=[_own(store, number, test or "test") for number in seed], over=("seed",))

@@ -27,6 +27,7 @@ from pipelines.protocols import (
 )
 
 PAPER = "In Search of Lost Domain Generalization (2021)"
+MEASURES = "domains"
 Rule = Literal["training-domain", "leave-one-out", "oracle"]
 Roles = Literal["honest", "reference"]
 

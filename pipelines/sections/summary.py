@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from featurecache.reports import Table
+from pipelines._roles import describe_split
 from pipelines.sections import Page, Run, Section, shown
 from pipelines.training.convergence import describe_improving
 
@@ -16,7 +17,13 @@ def section(page: Page) -> Section | None:
         return None
     names = list(dict.fromkeys(name for run in page.runs for name in _metrics(run)))
     rows = [
-        (run.name, run.record["head"], _arrays(run), split, *(shown(found.get(name)) for name in names))
+        (
+            run.name,
+            run.record["head"],
+            _arrays(run),
+            describe_split(split, run.record),
+            *(shown(found.get(name)) for name in names),
+        )
         for run in page.runs
         for split, found in run.record["metrics"].items()
     ]

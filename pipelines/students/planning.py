@@ -18,6 +18,7 @@ from featurecache.sources.live import HeldImages
 from featurecache.sources.teachers import Teacher, vector_of
 from featurecache.stores import FeatureStore, open_store
 from featurecache.views import Views
+from pipelines._roles import Roles, read_data_in_roles
 from pipelines._rows import teachable
 from pipelines.objectives import OBJECTIVES, PROBE, Dimensions, Guidance, guided, names
 from pipelines.objectives.cross_entropy import build as likelihood
@@ -54,6 +55,8 @@ class Opened:
     dataset: ImageDataset
     stores: Mapping[str, FeatureStore]
     """By their place, as it was named."""
+    roles: Roles | None = None
+    """Which splits are measured and chosen on, where these are not test and val."""
     pictures: dict[str, HeldImages] = field(default_factory=dict)
     """Clean pictures as a student sees them, by what makes them."""
 
@@ -67,7 +70,8 @@ class Opened:
         dataset = open_dataset(
             config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint
         )
-        return cls(dataset, {str(place): open_store(place) for place in config.teacher})
+        dataset, roles = read_data_in_roles(dataset, config.test_split)
+        return cls(dataset, {str(place): open_store(place) for place in config.teacher}, roles)
 
     def held(self, plan: Plan, config: TrainStudentConfig) -> HeldImages:
         """Return the room for the pictures of all students that see alike."""
@@ -98,7 +102,7 @@ def planned(config: TrainStudentConfig, opened: Opened) -> StudentPlan:
         epochs = whole_epochs(config.steps, len(rows["train"]), config.batch_size)
     settings = config.online(epochs=epochs, augment=views.augment if views else config.augment)
     online = _planned_online(settings, dataset)
-    online = replace(online, rows=rows, views=views, held=opened.held(online, config))
+    online = replace(online, rows=rows, views=views, held=opened.held(online, config), roles=opened.roles)
     return StudentPlan(config=config, online=online, settings=settings, teachers=teachers, rows=rows)
 
 

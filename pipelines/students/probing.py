@@ -20,6 +20,7 @@ from featurecache.sources.teachers import Teacher
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head, save_head
 from pipelines._evaluation import measured, write_rows
+from pipelines._roles import record_roles
 from pipelines._rows import balanced
 from pipelines.objectives import PROBE
 from pipelines.objectives.cross_entropy import build as likelihood
@@ -77,7 +78,7 @@ def train_probe(config: TrainStudentConfig, opened: Opened) -> TrainReport:
         "head": name, "arrays": list(spec.shapes), "combine": spec.combine, "task": task,
         "class_names": list(dataset.class_names), "metrics": metrics, "selected_by": f"val {primary(task)}",
         "best_epoch": member.best_epoch, "still_improving": member.still_improving, "epochs": config.epochs, "closed_form": solved, **_sizes(member.head),
-        "rows": {split: len(found) for split, found in rows.items()},
+        "rows": {split: len(found) for split, found in rows.items()}, **record_roles(opened.roles),
         "features": {"backbone": {"name": PROBE}, "data": dict(dataset.identity), "origin": {}, "tokens": [], "arrays": []},
         "objective": {"name": PROBE, "options": dict(config.objective_option), "prec": None, "parameters": 0,
                       "mode": "reference" if config.reference else "honest"},

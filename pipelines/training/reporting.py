@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurecache.reports import Table
+from pipelines._roles import describe_selection, describe_split
 from pipelines.training.convergence import describe_improving
 
 SHOWN = 10
@@ -29,10 +30,14 @@ class TrainReport:
         """Return one row a split, metrics with 95 % intervals."""
         metrics = self.record["metrics"]
         names = [name for name, value in next(iter(metrics.values()), {}).items() if isinstance(value, dict)]
-        rows = [(split, *(_shown(found[name]) for name in names)) for split, found in metrics.items()]
+        rows = [
+            (describe_split(split, self.record), *(_shown(found[name]) for name in names))
+            for split, found in metrics.items()
+        ]
         notes = [f"{self.folder}: " + ("this run is there already: nothing to do" if self.repeated else self._cost())]
         if self.record.get("still_improving"):
             notes.append(describe_improving(self.record["head"], 1, 1))
+        notes += describe_selection(self.record)
         title = f"{self.record['head']} on {', '.join(_ends(self.record['arrays']))} (95 % intervals)"
         return [*_sweep_tables(self.record), Table(title, ("split", *names), rows, notes)]
 

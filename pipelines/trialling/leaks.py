@@ -11,6 +11,7 @@ detail does not.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,9 @@ Rows = npt.NDArray[np.int64]
 
 FAR = 12.0
 EQUAL = 0.999
-"""Product from which two rows are one picture, whatever is usual."""
+"""Product from which two rows are one picture, whatever is usual: a copy."""
+NEAR = 0.5
+"""Product from which a pair that stands out is called a near-duplicate; below it the rows are only similar."""
 NEAREST = 10
 FLOOR = 1e-3
 """Share of the largest variance below which a direction is not stretched further."""
@@ -50,6 +53,11 @@ class Pair:
     """Product of the whitened vectors of length one; 1 is equal."""
     score: float
     """How far it stands above what is usual, in units of the threshold; 1 is the threshold, infinite an equal row."""
+
+    @property
+    def kind(self) -> str:
+        """What the rows may be called: a copy where they are as good as equal, a near-duplicate, or only similar."""
+        return "copy" if self.similarity >= EQUAL else "near-duplicate" if self.similarity >= NEAR else "similar"
 
 
 class Whitened:
@@ -108,6 +116,16 @@ def arrays_of(store: FeatureStore) -> list[str]:
     return [*some, *joined]
 
 
+def describe_similarity(arrays: Sequence[str]) -> str:
+    """Return what the similarity of two rows is, and the bounds from which they count."""
+    of = f"{arrays[0]} to {arrays[-1]}" if len(arrays) > 3 else " and ".join(arrays)
+    joined = f", joined ({len(arrays)} arrays)" if len(arrays) > 1 else ""
+    return (
+        f"Similarity: cosine of {of} as stored, centred and whitened over these rows{joined}. Rows are listed that stand far "
+        f"above the usual nearest neighbours: from {EQUAL} on copies, from {NEAR} near-duplicates, below only similar"
+    )
+
+
 def remarks_on(title: str, trials: Sequence[Trial]) -> list[str]:
     """Return what is to be said of tests whose rows have near-duplicates among those that any trial on them learns from."""
     tests: dict[bytes, tuple[Part, list[Rows]]] = {}
@@ -126,12 +144,28 @@ def remarks_on(title: str, trials: Sequence[Trial]) -> list[str]:
             continue
         pairs = near_duplicates(test.store, test.rows, rows)
         if pairs:
-            names = [str(test.store.table().sample_id[row]) for row in (pairs[0].measured, pairs[0].learnt)]
-            found.append(
-                f"{title}: {len(pairs)} of {len(test.rows)} test rows look like copies of rows that are learnt from, such as "
-                f"{names[0]} of {names[1]} (similarity {pairs[0].similarity:.2f})"
-            )
+            found.append(_describe_pairs(title, test, pairs))
     return list(dict.fromkeys(found))
+
+
+def _describe_pairs(title: str, test: Part, pairs: Sequence[Pair]) -> str:
+    ids = test.store.table().sample_id
+    first = pairs[0]
+    return (
+        f"{title}: {len(pairs)} of {len(test.rows)} test rows look like rows that are learnt from ({count_kinds(pairs)}), such "
+        f"as {ids[first.measured]} and {ids[first.learnt]} (similarity {first.similarity:.3f}). "
+        f"{describe_similarity(arrays_of(test.store))}. All pairs: featurecache leaks {test.store.path}"
+    )
+
+
+def count_kinds(pairs: Sequence[Pair]) -> str:
+    """Return how many pairs are of each kind, e.g. "1 copy, 20 near-duplicates, 2 only similar"."""
+    counts = Counter(pair.kind for pair in pairs)
+    words = {
+        "copy": ("copy", "copies"), "near-duplicate": ("near-duplicate", "near-duplicates"),
+        "similar": ("only similar", "only similar"),
+    }  # fmt: skip
+    return ", ".join(f"{counts[kind]} {words[kind][counts[kind] > 1]}" for kind in words if counts[kind])
 
 
 def near_duplicates(store: FeatureStore, measured: Rows, learnt: Rows) -> list[Pair]:

@@ -12,9 +12,14 @@ import pyarrow.parquet
 import pytest
 
 from featurecache.errors import ConfigError, StoreContentsError, StoreMismatchError
+from featurecache.stores import open_store
 from pipelines import evaluate
+from pipelines._training_rows import TrainingRows, describe_overlap
 from pipelines.evaluate import EvaluateConfig, run
-from tests.pipelines.pictures import CLASSES, pictures, place_with_runs, store_of
+from pipelines.maintain import ConvertConfig, convert
+from pipelines.split import SplitConfig
+from pipelines.split import run as split
+from tests.pipelines.pictures import CLASSES, picture, pictures, place_with_runs, store_of
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +156,76 @@ def test_a_run_that_trained_its_backbone_does_not_read_frozen_features(place, tm
 
     with pytest.raises(StoreMismatchError, match="the run trained its backbone, so .* Name the images instead"):
         run(EvaluateConfig(run_folder=tmp_path / "ridge", test=(str(place / "store.zarr"),)))
+
+
+@pytest.fixture(scope="module")
+def elsewhere(place: Path) -> Path:
+    """Copies of the store of the run: one as it is, one in one file, one with other features of the same ids."""
+    store, folder = place / "store.zarr", place / "elsewhere"
+    folder.mkdir()
+    shutil.copytree(store, folder / "copy.zarr")
+    convert(ConvertConfig(store=store, out=folder / "copy.h5"))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["copy.zarr", "copy.h5"])
+def test_training_images_are_recognised_in_any_store_and_said_first(place, elsewhere, name):
+    record = json.loads((place / "ridge/record.json").read_text())
+
+    report = measured(place, elsewhere / name, split="all")
+
+    (first,) = report.tables()[0].notes
+    assert first == (
+        f"{elsewhere / name}: {record['rows']['train']} of these {report.found[0]['rows']} rows are training images of the "
+        f"run and {record['rows']['val']} are images that it was chosen on (same sample ids, equal features): this is no test of it"
+    )
+    assert first.endswith(report.json()["tests"][0]["warning"])
+    tested = measured(place, elsewhere / name)
+    assert tested.found[0]["warning"] == "" and "95 % intervals" in tested.tables()[0].title
+
+
+def test_a_store_divided_anew_measures_what_trained_the_run(place, elsewhere):
+    shutil.copytree(elsewhere / "copy.zarr", elsewhere / "anew.zarr")
+    split(SplitConfig(store=elsewhere / "anew.zarr", seed=3, test=0.6))
+
+    (found,) = measured(place, elsewhere / "anew.zarr").found
+
+    assert "are training images of the run" in found["warning"]
+
+
+def test_other_images_with_the_same_ids_are_no_training_images(place, tmp_path):
+    for name in CLASSES:
+        for number in range(12):
+            file = tmp_path / f"photos/train/{name}/{number:02d}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture(name, 500 + number).save(file)
+    ids = pyarrow.parquet.read_table(place / "ridge/training_rows.parquet").column("sample_id").to_pylist()
+    store = store_of(tmp_path / "photos", tmp_path / "photos.zarr")
+    assert set(map(str, open_store(store).table().sample_id)) & set(ids)
+
+    (found,) = measured(place, store, split="all").found
+
+    assert found["warning"] == ""
+
+
+def test_an_older_run_that_noted_no_rows_asks_its_store(place, elsewhere, tmp_path):
+    shutil.copytree(place / "ridge", tmp_path / "ridge")
+    (tmp_path / "ridge/training_rows.parquet").unlink()
+
+    (found,) = run(
+        EvaluateConfig(run_folder=tmp_path / "ridge", test=(str(elsewhere / "copy.h5"),), split="train")
+    ).found
+
+    assert f"{found['rows']} of these {found['rows']} rows are training images" in found["warning"]
+
+
+def test_rows_in_another_dtype_are_still_the_same_images():
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(3, 8)).astype(np.float32)
+    known = TrainingRows({"a": "train", "b": "val", "c": "train"}, {"a": features[0], "b": features[1]})
+
+    assert known.overlap(["a", "b"], features[:2] * np.float32(1.003)) == {"train": 1, "val": 1}
+    assert known.overlap(["a", "b", "c"], features) == {"train": 2, "val": 1}, "c is not signed: its like decide"
+    assert known.overlap(["a", "x"], features[[1, 0]]) == {}
+    assert known.overlap(["b", "x"], None) == {"val": 1}
+    assert describe_overlap({"val": 2}, 5).startswith("2 of these 5 rows are images that it was chosen on")

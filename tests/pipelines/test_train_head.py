@@ -31,7 +31,9 @@ OF_IMAGES = [
     if HEADS.load(name).CONSUMES in ("last", "all") and not hasattr(HEADS.load(name), "CONSTANTS")
 ]
 """Heads that need no text side."""
-FILES = ["config.json", "head.json", "head.safetensors", "history.jsonl", "predictions.parquet", "record.json"]
+FILES = [
+    "config.json", "head.json", "head.safetensors", "history.jsonl", "predictions.parquet", "record.json", "training_rows.parquet",
+]  # fmt: skip
 
 
 def config(store: Path, out: Path, **settings: Any) -> TrainHeadConfig:
@@ -128,13 +130,15 @@ def test_predictions_are_those_of_the_test_split_and_agree_with_the_metrics(digi
     assert record["metrics"]["test"]["top1"]["value"] == pytest.approx(right)
 
 
-def test_without_a_test_split_the_predictions_are_those_of_validation(tmp_path):
+def test_without_a_test_split_val_is_the_test_and_a_tenth_of_train_is_chosen_on(tmp_path):
     split = ["val" if row % 4 == 0 else "train" for row in range(120)]
     store = made_store(tmp_path / "x.zarr", split=split)
 
     report = run(config(store, tmp_path / "run"))
 
-    assert list(report.record["metrics"]) == ["val"]
+    assert list(report.record["metrics"]) == ["val", "test"]
+    assert report.record["splits"]["test"] == "val"
+    assert report.record["rows"]["train"] + report.record["rows"]["val"] == 90 and report.record["rows"]["test"] == 30
     assert predictions(tmp_path / "run")["sample_id"] == [f"{row}.jpg" for row in range(0, 120, 4)]
 
 

@@ -12,10 +12,10 @@ import pytest
 from featurecache.errors import ConfigError
 from featurecache.features import ArraySpec
 from featurecache.stores import open_store
-from pipelines.find_leaks import LeaksConfig, run
+from pipelines.find_leaks import LeaksConfig, LeaksReport, run
 from pipelines.run_protocol import RunProtocolConfig
 from pipelines.run_protocol import run as run_protocol
-from pipelines.trialling.leaks import arrays_of, near_duplicates
+from pipelines.trialling.leaks import Pair, arrays_of, count_kinds, near_duplicates
 from tests.pipelines.protocols.samples import balanced, store_of
 from tests.pipelines.stores import NAMES, made_store
 
@@ -46,6 +46,9 @@ def test_planted_copies_are_found_and_hardly_anything_else(planted):
     assert len(found - true) <= 0.005 * TEST
     assert report.pairs[0]["similarity"] == pytest.approx(1, abs=1e-5) and report.pairs[0]["test"] == "150.jpg"
     assert report.tables()[0].notes[0].endswith("have a near-duplicate among 800")
+    assert [pair["test"] for pair in report.pairs if pair["kind"] == "copy"] == ["150.jpg"]
+    assert report.tables()[0].notes[1].startswith("1 of them are copies")
+    assert "cosine of embedding" in report.json()["similarity"]
 
 
 def test_copies_of_a_third_of_the_measured_rows_do_not_hide_each_other(tmp_path):
@@ -85,7 +88,17 @@ def test_a_protocol_warns_of_them_before_it_trains(planted, tmp_path, caplog):
     record = run_protocol(config).record
 
     (remark,) = record["remarks"]
-    assert "test rows look like copies of rows that are learnt from, such as 150.jpg of 207.jpg" in remark
+    assert (
+        "test rows look like rows that are learnt from (1 copy, 20 near-duplicates), such as 150.jpg and 207.jpg"
+        in remark
+    )
+    assert (
+        "(similarity 1.000). Similarity: cosine of embedding as stored, centred and whitened over these rows" in remark
+    )
+    assert (
+        "from 0.999 on copies, from 0.5 near-duplicates, below only similar" in remark
+        and f"featurecache leaks {planted}" in remark
+    )
     assert remark in caplog.text
 
 
@@ -95,3 +108,17 @@ def test_all_layers_are_compared_and_a_split_is_not_compared_with_itself(tmp_pat
     assert arrays_of(store) == sorted(NAMES)
     with pytest.raises(ConfigError, match="test would be compared with itself"):
         LeaksConfig(store=store.path, train=("train", "test"))
+
+
+def test_a_pair_is_called_what_its_similarity_allows():
+    pairs = [Pair(0, 1, similarity, 2.0) for similarity in (0.24, 0.5, 0.998, 0.999, 1.0)]
+
+    assert [pair.kind for pair in pairs] == ["similar", "near-duplicate", "near-duplicate", "copy", "copy"]
+    assert count_kinds(pairs) == "2 copies, 2 near-duplicates, 1 only similar"
+    report = LeaksReport(
+        "x", (9, 9), [{"test": "a", "train": "b", "similarity": 0.24, "kind": "similar", "labels": "equal"}]
+    )
+    assert report.tables()[0].notes[:2] == [
+        "0 of 9 rows have a near-duplicate among 9",
+        "1 more stand out and are only similar",
+    ]
