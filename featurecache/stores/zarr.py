@@ -186,7 +186,9 @@ class ZarrStore:
         if self._table is None:
             known = slice(0, self.header.rows)  # it may have grown since
             with reading(self.path):
-                columns: dict[str, Any] = {name: column(self._array(name), known) for name in TABLE_COLUMNS if name != SPLIT}
+                columns: dict[str, Any] = {
+                    name: column(self._array(name), known) for name in TABLE_COLUMNS if name != SPLIT
+                }
                 self._check_table(
                     name for name in self._state.files if name.partition("/")[0] in columns and Path(name).name != ROOT
                 )
