@@ -27,7 +27,7 @@ from featurecache.files import sync_folder, write_atomic
 from featurecache.stores import _ledger
 from featurecache.stores._chunks import ChunkWriter, chunk_key, view_of
 from featurecache.stores._constants import ROOM, Piece
-from featurecache.stores._creation import LEDGER, ROOT, remove_leftovers, temporary_name, write_durably
+from featurecache.stores._creation import LEDGER, ROOT, checked, remove_leftovers, temporary_name, write_durably
 from featurecache.stores._layout import TABLE_COLUMNS, status_files, table_files
 from featurecache.stores._second_copy import COPY, encoded
 
@@ -61,6 +61,22 @@ class Journal:
     def chunk(self, array: str) -> tuple[int, ...]:
         """Return the shape of a chunk, which is what a checksum of the ledger covers; rows, or classes, may be fewer."""
         return tuple(json.loads(self.metadata[f"{array}/{ROOT}"])["chunk_grid"]["configuration"]["chunk_shape"])
+
+
+def read_journal(path: Path, files: Mapping[str, int], root: bytes) -> Journal:
+    """Return the ledger and Zarr's metadata of the store at `path`.
+
+    Args:
+        path: the store.
+        files: relative name -> checksum, as the ledger has them.
+        root: metadata of the root; the one that the ledger names may not have got its name yet.
+
+    Raises:
+        OSError, StoreDamagedError: a file cannot be read, or is not what was written.
+    """
+    names = {name: crc for name, crc in files.items() if Path(name).name == ROOT}
+    metadata = {name: root if name == ROOT else checked(path, name, crc) for name, crc in names.items()}
+    return Journal((path / LEDGER).read_bytes(), metadata)
 
 
 class Copied(Protocol):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreContentsError, StoreDamagedError, StoreError
 from featurecache.features import ArraySpec, Header
-from featurecache.stores import _ledger, _restoring, _verifying
+from featurecache.stores import _copying, _ledger, _restoring, _verifying
 from featurecache.stores._agreement import check_extends
 from featurecache.stores._choosing import readable
 from featurecache.stores._constants import (
@@ -84,10 +84,11 @@ def _shared(path: Path, shard: Shard, take_over: bool) -> ZarrStore:
     """Open a store to write a share of its rows; for reading, where nothing of the share is missing."""
 
     def rows() -> range:
-        return _share_of(ZarrStore(path), shard)
+        store = ZarrStore(path)
+        return shard.rows(store.header.rows, list(store.chunk_rows.values()))
 
     reader = ZarrStore(path)
-    reader.share = _share_of(reader, shard)
+    reader.share = rows()
     if not overlaps(reader.missing(), reader.share):
         return reader
     lock = share(path, rows, partial(settle, path), take_over=take_over)
@@ -99,10 +100,6 @@ def _shared(path: Path, shard: Shard, take_over: bool) -> ZarrStore:
     except BaseException:
         lock.release(for_good=False)
         raise
-
-
-def _share_of(store: ZarrStore, shard: Shard) -> range:
-    return shard.rows(store.header.rows, list(store.chunk_rows.values()))
 
 
 def exists(path: Path) -> bool:
@@ -375,11 +372,8 @@ class ZarrStore:
 
     def journal(self) -> Journal:
         """Return the ledger and Zarr's metadata, which every copy in another format keeps."""
-        names = {name: crc for name, crc in self._state.files.items() if Path(name).name == ROOT}
         with reading(self.path):
-            # the root that the ledger tells of may not have got its name yet
-            metadata = {n: self._root_text if n == ROOT else checked(self.path, n, crc) for n, crc in names.items()}
-            return Journal((self.path / LEDGER).read_bytes(), metadata)
+            return _copying.read_journal(self.path, self._state.files, self._root_text)
 
     def block(self, spec: ArraySpec, rows: slice) -> npt.NDArray[Any]:
         """Return (B, V, ...) of the rows of one chunk, read from its files and not mapped."""
