@@ -64,7 +64,7 @@ class Remaking:
         spec = self._data or self._facts.get("data")
         if spec is None:
             raise StoreContentsError(
-                f"{self.path} has no provenance that says where its images are. Name them with --data."
+                f"{self.path} has no provenance that says where its images are. Name them as the second argument, DATA."
             )
         kind, colon, _ = str(self.header.dataset.get("fingerprint", "")).partition(":")
         fingerprint: Fingerprint = "sizes" if not colon else "content" if kind == "content" else "names"
@@ -88,9 +88,10 @@ class Remaking:
             StoreMismatchError: they are not those of the store; names what differs.
         """
         found = self.divided
-        if standing(self.path, self.header, table, deleted, found, way="name the right one with --data") is None:
+        way = "as the second argument, DATA"
+        if standing(self.path, self.header, table, deleted, found, way=f"name the right one {way}") is None:
             ours, theirs = (comparable_data(identity) for identity in (found.identity, self.header.dataset))
-            self._check(f"the data of {found.spec}", ours, theirs, "--data")
+            self._check(f"the data of {found.spec}", ours, theirs, way)
         return arranged(found, table, deleted)
 
     @cached_property
@@ -120,16 +121,14 @@ class Remaking:
             given["weights"] = self._weights
         built = load_backbone(self._facts["origin"]["name"], BackboneOptions(**given))
         known = {key: value for key, value in self.header.backbone.items() if key not in OF_THE_IMAGES}
-        self._check(f"the backbone {built.name}", dict(built.identity), known, "--weights")
+        self._check(f"the backbone {built.name}", dict(built.identity), known, "with --weights")
         return built
 
-    def _check(self, what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], option: str) -> None:
+    def _check(self, what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], way: str) -> None:
         found = differences(ours, theirs)
         if found:
             lines = "\n".join(f"  {name}: the store has {old!r}, this is {new!r}" for name, new, old in found)
-            raise StoreMismatchError(
-                f"{what} is not what made {self.path}:\n{lines}\nGive the right one with {option}."
-            )
+            raise StoreMismatchError(f"{what} is not what made {self.path}:\n{lines}\nGive the right one {way}.")
 
     def of(self, kept: Kept) -> Sequence[Remade]:
         """Return what makes parts of the store again, once for each way in which its batches may have been cut.

@@ -1,16 +1,29 @@
-"""How good predictions are, by task, with 95 % intervals by bootstrap over groups (over samples where there are none)."""
+"""How good predictions are, by task, with 95 % intervals by bootstrap over groups (over samples where there are none).
+
+An interval holds its value and stays within the metric's limits: see `featurecache.bootstrap`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featurecache.bootstrap import (
+    DIFFERENCE,
+    SHARE,
+    UNBOUNDED,
+    Interval,
+    draw_group_weights,
+    drawn_interval,
+    group_numbers,
+    norm_interval,
+    proportion_interval,
+)
 from featurecache.features import Task
-from featurecache.seeding import generator
 
 Floats = npt.NDArray[np.float64]
 Metric = Callable[[Floats], Floats]
@@ -18,12 +31,14 @@ Metric = Callable[[Floats], Floats]
 
 PIECE = 8192
 """Rows of which scores are taken apart at a time."""
-TOGETHER = 1 << 14
-"""Weights that are drawn at a time: few enough for a cache."""
 BINS = 15
 """Equal bins of confidence for the calibration error (Guo et al., 2017)."""
 DRAWS: dict[Task, int] = {"classification": 1000, "multilabel": 200, "regression": 1000}
 """Bootstrap samples; ranking metrics pass over every label in each."""
+PROPORTIONS = ("top1", "top5")
+"""Metrics that are a share of the rows."""
+LIMITS: dict[str, Interval] = {"r2": (-np.inf, 1.0), "mae": (0.0, np.inf)}
+"""Least and greatest value of the metrics that are not between 0 and 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +69,53 @@ def measure(
         groups: N keys of samples that belong together; "" or None: every sample is its own group.
         seed: of the bootstrap.
     """
-    metrics = METRICS[task](scores, np.asarray(targets))
+    targets = np.asarray(targets)
+    metrics, member = METRICS[task](scores, targets), group_numbers(len(targets), groups)
+    units = int(member.max()) + 1
     drawn: dict[str, list[Floats]] = {name: [] for name in metrics}
-    for weights in _draws(len(targets), groups, seed, DRAWS[task]):
+    for of_groups in draw_group_weights(units, DRAWS[task], "bootstrap", seed, rows=len(targets)):
+        weights = of_groups[:, member]
         for name, metric in metrics.items():
-            drawn[name].append(metric(weights))
+            drawn[name].append(metric.gaps(weights) if isinstance(metric, _CalibrationError) else metric(weights))
     whole = np.ones((1, len(targets)))
-    found: dict[str, Any] = {
-        name: _interval(float(metric(whole)[0]), np.concatenate(drawn[name])) for name, metric in metrics.items()
-    }
+    count, found = _rows_that_tell(targets, member, task), dict[str, Any]()
+    for name, metric in metrics.items():
+        value, draws = float(metric(whole)[0]), np.concatenate(drawn[name])
+        if isinstance(metric, _CalibrationError):
+            interval = metric.interval(draws, units)
+        elif name in PROPORTIONS and units == len(targets):
+            interval = proportion_interval(value, units)
+        else:
+            interval = drawn_interval(value, draws, limits_of(name), units=units, count=count)
+        found[name] = Measured(value, *interval)
     if task == "classification":
         found["per_class_recall"] = _recalls(scores.argmax(1), targets, scores.shape[1])
     return found
+
+
+def limits_of(metric: str) -> Interval:
+    """Return the least and the greatest value that a metric can have."""
+    return LIMITS.get(metric, SHARE)
+
+
+def difference_limits(metric: str) -> Interval:
+    """Return the same of the difference of two values of a metric."""
+    return UNBOUNDED if metric in LIMITS else DIFFERENCE
+
+
+def _rows_that_tell(targets: npt.NDArray[Any], member: npt.NDArray[np.intp], task: Task) -> float:
+    """Return by how many rows (groups, where there are some) a metric is known that no draw moves, such as one of 1.
+
+    A mean over classes is known as well as by C / mean(1 / n) rows, n being those of a class; a ranking by the fewer of those
+    that have a label and those that have not.
+    """
+    if task == "regression":
+        return float(member.max()) + 1
+    if task == "classification":
+        sizes = np.array([len(np.unique(member[targets == one])) for one in np.unique(targets)])
+        return float(len(sizes) / np.mean(1 / sizes))
+    pairs = [(len(np.unique(member[on])), len(np.unique(member[~on]))) for on in (np.asarray(targets) > 0).T]
+    return max(1.0, float(np.mean([min(pair) for pair in pairs])))
 
 
 def primary(task: Task) -> str:
@@ -106,30 +156,11 @@ def _losses(scores: Floats, targets: npt.NDArray[Any]) -> Floats:
     return np.asarray(normaliser - values[np.arange(len(targets)), targets])
 
 
-def _draws(count: int, groups: Sequence[str] | None, seed: int, draws: int) -> Iterator[Floats]:
-    if groups is None or not any(groups):
-        member = np.arange(count)
-    else:
-        _, member = np.unique(np.array([g or f"\0{i}" for i, g in enumerate(groups)]), return_inverse=True)
-    number = int(member.max()) + 1
-    draw = generator("bootstrap", seed)
-    at_a_time = max(1, TOGETHER // max(count, number))
-    for first in range(0, draws, at_a_time):
-        size = min(at_a_time, draws - first)
-        yield _sums(draw.integers(0, number, (size, number)), np.ones((size, number)), number)[:, member]
-
-
 def _sums(places: npt.NDArray[Any], weights: Floats, count: int) -> Floats:
     """Return (B, count) sums of the (B, N) weights that lie at each place; `places` is (N,) or (B, N)."""
     lines = np.arange(len(weights))[:, None] * count
     found = np.bincount((lines + places).ravel(), weights.ravel(), lines.size * count)
     return np.asarray(found, dtype=np.float64).reshape(-1, count)
-
-
-def _interval(value: float, drawn: Floats) -> Measured:
-    known = drawn[np.isfinite(drawn)]
-    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
-    return Measured(value, float(low), float(high))
 
 
 def _classification(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metric]:
@@ -143,8 +174,40 @@ def _classification(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Metr
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     metrics["balanced_accuracy"] = lambda w: _balanced(predicted, targets, w)
     metrics["macro_f1"] = lambda w: _macro_f1(predicted, targets, w)
-    metrics["ece"] = lambda w: np.abs(_sums(bins, w * (hit - confidence), BINS)).sum(1) / w.sum(1)
+    metrics["ece"] = _CalibrationError(bins, hit, confidence)
     return metrics
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _CalibrationError:
+    """The metric `ece`, and what its interval needs."""
+
+    bins: npt.NDArray[np.intp]
+    """(N,) bin of each row's confidence."""
+    hit: Floats
+    confidence: Floats
+
+    def __call__(self, weights: Floats) -> Floats:
+        return np.asarray(np.abs(self.gaps(weights)).sum(1))
+
+    def gaps(self, weights: Floats) -> Floats:
+        """Return (B, bins) differences of accuracy and confidence in each bin, times its share of the (B, N) weights."""
+        gaps = _sums(self.bins, weights * (self.hit - self.confidence), BINS)
+        return np.asarray(gaps / weights.sum(1, keepdims=True))
+
+    def interval(self, gaps: Floats, units: int) -> Interval:
+        """Return the interval from (D, bins) gaps of the draws of so many groups."""
+        if units < 2:
+            return SHARE
+        own = self.gaps(np.ones((1, len(self.hit))))
+        draws, noise = np.abs(gaps).sum(1), np.abs(gaps - own).sum(1)
+        return norm_interval(float(np.abs(own).sum()), draws, noise, slack=self._slack(units, draws))
+
+    def _slack(self, units: int, draws: Floats) -> float:
+        """Return how uncertain the share of right rows is, where no draw shows it: all are right or wrong, or draws are equal."""
+        low, high = proportion_interval(float(self.hit.mean()), units)
+        hidden = self.hit.min() == self.hit.max() or np.ptp(draws) < 1e-12
+        return high - low if hidden else 0.0
 
 
 def _among_five(scores: Floats, targets: npt.NDArray[Any]) -> Floats:

@@ -67,15 +67,16 @@ class Registry:
 
     def summary(self, name: str) -> tuple[str, str]:
         """Return (first sentence of the file of `name`, its constant `PAPER` or ""); nothing is imported."""
-        tree = ast.parse(find_source(f"{self.package}.{name}").read_text(encoding="utf-8"))
+        tree = self._tree(name)
         sentence = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ").partition(". ")[0]
-        papers = (
-            node.value.value
-            for node in tree.body
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-            if any(isinstance(target, ast.Name) and target.id == "PAPER" for target in node.targets)
-        )
-        return sentence.rstrip("."), str(next(papers, ""))
+        return sentence.rstrip("."), _constant(tree, "PAPER")
+
+    def constant(self, name: str, constant: str) -> str:
+        """Return a constant that the file of `name` assigns, as text, or ""; nothing is imported."""
+        return _constant(self._tree(name), constant)
+
+    def _tree(self, name: str) -> ast.Module:
+        return ast.parse(find_source(f"{self.package}.{name}").read_text(encoding="utf-8"))
 
     def stem(self, name: str) -> str:
         """Return the name of the file that is called `name`; nothing is imported.
@@ -112,3 +113,13 @@ class Registry:
 def _is_installed(root: Path) -> bool:
     """Return whether packages were installed into a folder, and it is no source checkout."""
     return root.name in ("site-packages", "dist-packages") or any(root.glob("featurecache-*.dist-info"))
+
+
+def _constant(tree: ast.Module, constant: str) -> str:
+    values = (
+        node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        if any(isinstance(target, ast.Name) and target.id == constant for target in node.targets)
+    )
+    return str(next(values, ""))

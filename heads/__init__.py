@@ -4,8 +4,9 @@ A file of this room defines `CONSUMES`, saying what it reads when the user names
 "tokens" (the last layer's many tokens), or "projected" (the joint space of image and text); `LEARNING_RATE`, the one it
 trains with when the user names none; and `build(spec, *, options) -> nn.Module` with keyword-only options that have
 defaults. Where it applies it also defines `PAPER`, the source; `CONSTANTS`, the arrays of the classes that it needs, e.g.
-("text/embedding",); `STANDARDISED = False`, where it reads features as they are, such as CLIP's directions; and `FORMER`, the
-defaults of heads that were saved before a head file held all of its options.
+("text/embedding",); `FITTED`, how a head of which no parameter is trained comes to its values, such as "closed form";
+`STANDARDISED = False`, where it reads features as they are, such as CLIP's directions; and `FORMER`, the defaults of heads
+that were saved before a head file held all of its options.
 
 The module's `forward` takes the mapping of arrays that a `FeatureBatch` carries, (B, D) or (B, T, D) each in float32, and
 returns (B, C) logits. A module whose options named files has `travelling`, the options that rebuild it from its own values

@@ -25,6 +25,7 @@ from heads.ridge import as_logits, solve_ridge
 PAPER = "Using the Nystroem Method to Speed Up Kernel Machines (2000)"
 CONSUMES = "all"
 LEARNING_RATE = 0.0
+FITTED = "closed form"
 
 Shape = tuple[float, float, float]
 """Depth s, sharpness t, power p."""

@@ -31,6 +31,7 @@ CONSUMES = "last"
 LEARNING_RATE = 0.0
 FORMER = {"temperature": 0.07, "whiten": False}
 """Defaults of heads that were saved without theirs."""
+FITTED = "training rows kept as neighbours"
 
 FLOOR = 1e-4
 """Least share of the vote that a class is said to have: one without a neighbour is unlikely, not impossible."""

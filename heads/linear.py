@@ -23,6 +23,7 @@ from heads.ridge import as_logits, solve_ridge
 
 CONSUMES = "last"
 LEARNING_RATE = 1e-3
+FITTED = "converged optimum"
 
 Start = Literal["auto", "random", "ridge"]
 

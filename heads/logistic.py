@@ -32,6 +32,7 @@ log = logging.getLogger("featurecache")
 
 CONSUMES = "last"
 LEARNING_RATE = 0.0
+FITTED = "converged optimum"
 
 LEAST = 1e-9
 """Tolerance that can be asked for."""

@@ -29,6 +29,7 @@ CONSUMES = "last"
 LEARNING_RATE = 0.0
 FORMER = {"metric": "euclid", "whiten": False}
 """Defaults of heads that were saved without theirs."""
+FITTED = "means of the classes"
 
 Metric = Literal["euclid", "cosine"]
 

@@ -24,6 +24,7 @@ from heads._inputs import Inputs, alike
 
 CONSUMES = "last"
 LEARNING_RATE = 0.0
+FITTED = "closed form"
 
 LAMBDAS = tuple(10.0 ** (k / 4) for k in range(-16, 13))
 """Tried values of lambda per row: the penalty is lambda * N, since the Gram matrix of standardised features grows with N."""

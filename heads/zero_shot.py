@@ -18,6 +18,7 @@ CONSUMES = "projected"
 CONSTANTS = (EMBEDDING, LOGIT_SCALE)
 STANDARDISED = False
 LEARNING_RATE = 0.0
+FITTED = "embeddings of the class names"
 
 
 class ZeroShot(Joint):

@@ -14,6 +14,7 @@ from typing import Any
 
 from featurecache.backbones import load_backbone
 from featurecache.checks import bind_options, check, config_from
+from featurecache.datasets import RowTable
 from featurecache.devices import environment
 from featurecache.errors import ConfigError, FeatureCacheError
 from featurecache.files import json_bytes, write_atomic
@@ -23,7 +24,7 @@ from featurecache.registry import plain
 from featurecache.runs import RECORD, is_done, read_run, recorded_data, write_record
 from featurecache.threads import Computing, heeds_threads
 from pipelines.online.comparing import lines_of
-from pipelines.online.planning import backbone_options, planned
+from pipelines.online.planning import backbone_options, dataset_of, planned
 from pipelines.online.reporting import BASELINE, CompareReport
 from pipelines.online.settings import TrainOnlineConfig
 from pipelines.train_online import run as train
@@ -232,13 +233,24 @@ def _check(cells: Sequence[Cell]) -> None:
     check(*((False, problem) for problem in dict.fromkeys(problems)))
 
 
+def _is_below(line: Mapping[str, Any]) -> bool:
+    return line["difference_high"] is not None and line["difference_high"] < 0
+
+
 def _compared(config: ComparePeftConfig, cells: Sequence[Cell], remarks: list[str], seconds: float) -> CompareReport:
-    records: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    runs: dict[tuple[str, str], list[tuple[Path, Mapping[str, Any]]]] = {}
+    opened: dict[str, RowTable] = {}
     for cell in cells:
-        records.setdefault((cell.title, cell.method), []).append(read_run(cell.config.out)[1])
-    lines, metrics = lines_of(records, BASELINE)
-    below = [f"{line['method']} on {line['data']}" for line in lines if line["difference"] < 0]
-    every = [record for found in records.values() for record in found]
+        runs.setdefault((cell.title, cell.method), []).append((cell.config.out, read_run(cell.config.out)[1]))
+        if cell.title not in opened:
+            opened[cell.title] = dataset_of(cell.config).table
+    lines, metrics = lines_of(runs, opened, BASELINE)
+    below = [
+        f"{line['method']} on {line['data']}{'' if _is_below(line) else ' (its interval includes 0)'}"
+        for line in lines
+        if line["difference"] < 0
+    ]
+    every = [record for found in runs.values() for _, record in found]
     remarks = [*remarks, *dict.fromkeys(record["splits"]["remark"] for record in every if "splits" in record)]
     if any("test" not in record["metrics"] for record in every):
         remarks.append("no test rows: these are the values of val, on which the epochs were chosen, so they flatter")

@@ -17,7 +17,7 @@ from featurecache.checks import check
 from featurecache.devices import resolve_device
 from featurecache.files import json_bytes, write_atomic, write_whole
 from featurecache.places import placed
-from featurecache.reports import Table
+from featurecache.reports import Table, format_measured
 from featurecache.runs import read_trained
 from featurecache.stores import explained, open_store
 from featurecache.threads import Computing, heeds_threads
@@ -112,11 +112,8 @@ class Evaluation:
         return text.getvalue().encode()
 
 
-def _shown(value: Mapping[str, float | None] | None) -> str:
-    if value is None:
-        return ""
-    numbers = [float("nan") if number is None else number for number in value.values()]
-    return "{:.4f} [{:.4f}, {:.4f}]".format(*numbers)
+def _shown(measured: Mapping[str, float | None] | None) -> str:
+    return "" if measured is None else format_measured(measured)
 
 
 @heeds_threads

@@ -36,6 +36,7 @@ from pipelines.exporting.preprocessing import described
 from pipelines.exporting.proving import Evidence, evidence_of, proved
 from pipelines.online.starting import trained_in
 from pipelines.predicting.predictor import Predictor
+from pipelines.training.closing import count_parameters, describe_training
 
 FORMAT = 1
 """Of config.json; raise it when an older predict.py would misread a newer folder."""
@@ -177,8 +178,14 @@ def _facts(run: Path, settings: Mapping[str, Any], predictor: Predictor) -> dict
         "metrics": record["metrics"], "selected_by": record["selected_by"], "rows": record["rows"],
         "licence": licence_of(predictor.backbone),
         "training": {name: settings[name] for name in TRAINING if settings.get(name) is not None} if record["trained_parameters"] else {},
+        "parameters": _parameters(record, predictor), "fitted": describe_training(record),
         "trained_backbone_parameters": record.get("trained_backbone_parameters", 0), "environment": record["environment"],
     }  # fmt: skip
+
+
+def _parameters(record: Mapping[str, Any], predictor: Predictor) -> dict[str, int]:
+    backbone = count_parameters(predictor.backbone.module)
+    return {"backbone": backbone, "head": record["parameters"], "trainable": record["trained_parameters"]}
 
 
 def _metadata(facts: Mapping[str, Any]) -> dict[str, Any]:

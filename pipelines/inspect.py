@@ -105,6 +105,7 @@ def _explain_other_kind(path: Path) -> str | None:
 
 def _run_facts(folder: Path) -> Facts:
     from featurecache.runs import holds_head, read_run
+    from pipelines.training.closing import describe_parameters, describe_training
     from pipelines.training.reporting import TrainReport
 
     settings, record = read_run(folder)
@@ -116,7 +117,7 @@ def _run_facts(folder: Path) -> Facts:
         "head": record["head"], "store": asked.pop("store", asked.pop("data", None)), "backbone": features["backbone"]["name"],
         "weights": features["backbone"].get("weights"), "data": features["data"]["name"], "task": record["task"],
         "classes": len(record["class_names"]), "rows": record["rows"], "selected_by": record["selected_by"],
-        "parameters": record["parameters"], "closed_form": record["closed_form"], "asked": asked,
+        "fitted": describe_training(record), "parameters": describe_parameters(record), "closed_form": record["closed_form"], "asked": asked,
     }  # fmt: skip
     known = [(name, value) for name, value in _flat(facts).items() if value is not None]
     metrics = TrainReport(folder, record).tables()

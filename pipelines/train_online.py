@@ -36,6 +36,7 @@ from pipelines.online.planning import Plan, images_of, planned, products_in, sou
 from pipelines.online.reporting import SweepReport
 from pipelines.online.settings import TrainOnlineConfig
 from pipelines.online.sweeping import remark_on, sweep
+from pipelines.training.closing import count_parameters
 from pipelines.training.distributed import Ranks, joined, whole
 from pipelines.training.fitting import Pace, fit
 from pipelines.training.outputs import outputs_of
@@ -251,7 +252,7 @@ def _sizes(plan: Plan, head: nn.Module) -> dict[str, int]:
     of_backbone = sum(p.numel() for p in plan.adapted.parameters().values())
     return {
         "parameters": sum(p.numel() for p in head.parameters()), "trained_parameters": of_head + of_backbone,
-        "backbone_parameters": sum(p.numel() for p in plan.backbone.module.parameters()),
+        "backbone_parameters": count_parameters(plan.backbone.module),
         "trained_backbone_parameters": of_backbone,
     }  # fmt: skip
 

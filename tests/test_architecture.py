@@ -50,6 +50,7 @@ LEVELS = (
         "threads",
         "devices",
         "extracted",
+        "bootstrap",
         "metrics",
         "runs",
         "reports",

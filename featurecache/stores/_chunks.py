@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from featurecache.errors import StoreDamagedError, StoreError
 from featurecache.features import ArraySpec
-from featurecache.files import sync_folder
+from featurecache.files import READABLE, sync_folder
 
 TARGET_BYTES = 8 * 2**20
 """Many small objects cost writes, large ones cost memory: 4 to 16 MB measured best."""
@@ -100,7 +100,7 @@ class ChunkWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         # every name between the array and the chunk may be new, or made by a writer that was killed before it synced them
         self._unsynced.update(p for p in path.parents if p.is_relative_to(self.folder / self.spec.name))
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, READABLE)
         size = self.rows_per_chunk * self.spec.row_bytes
         if os.fstat(descriptor).st_size != size:
             os.ftruncate(descriptor, size)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from featurecache.errors import StoreBusyError, StoreError
-from featurecache.files import sync_folder
+from featurecache.files import READABLE, sync_folder
 from featurecache.stores._explaining import explained
 
 LOCK = "writer.lock"
@@ -152,7 +152,7 @@ def _locked(path: Path, kind: int, take_over: bool) -> int:
         StoreBusyError, StoreError.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, READABLE)
     except OSError as error:
         reason = error.strerror
         raise StoreError(f"cannot write in {path.parent}: {reason}. Give an --out that can be written.") from error

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurecache.features import ArraySpec
-from featurecache.files import sync_folder, write_atomic
+from featurecache.files import READABLE, sync_folder, write_atomic
 from featurecache.stores import _ledger
 from featurecache.stores._chunks import write_all
 from featurecache.stores._constants import CLASSES, Cut
@@ -280,7 +280,7 @@ class _Chunk:
         """Begin anew, with no rows."""
         if self._descriptor < 0:
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            self._descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, READABLE)
         self._written, self.crc = 0, 0
 
     def take(self, batch: range, values: npt.NDArray[Any]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featurecache.backbones import Backbone
+from featurecache.reports import format_measured
 
 NEEDS = "torch, numpy, Pillow and safetensors"
 
@@ -29,14 +31,23 @@ def model_card(config: Mapping[str, Any], record: Mapping[str, Any], *, onnx: bo
 
 def _what(config: Mapping[str, Any]) -> str:
     classes: Sequence[str] = config["class_names"]
-    named = ", ".join(f"`{name}`" for name in classes[:20]) + (
+    named = ", ".join(code(name) for name in classes[:20]) + (
         f" and {len(classes) - 20} more" if len(classes) > 20 else ""
     )
-    backbone, head = config["features"]["backbone"]["name"], config["head"]["head"]
+    backbone, head, sizes = config["features"]["backbone"]["name"], config["head"]["head"], config["parameters"]
     return (
         f"# {head} on {backbone}\n\nAn image goes in, a {config['task']} of {len(classes)} comes out: {named}.\n"
-        f"{_trained(config)}, `{backbone}`, with the head `{head}` on its features, as one graph.\n"
+        f"{_trained(config)}, {code(backbone)}, with the head `{head}` on its features, as one graph: "
+        f"{sizes['backbone'] + sizes['head']:,} parameters, {sizes['trainable']:,} of them trainable when it was trained.\n"
     )
+
+
+def code(value: object) -> str:
+    """Return a text as a code span of Markdown that shows it letter by letter, whatever letters it has."""
+    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    room = " " if text.startswith("`") or text.endswith("`") or not text.strip() else ""
+    return f"{fence}{room}{text}{room}{fence}"
 
 
 def _trained(config: Mapping[str, Any]) -> str:
@@ -69,28 +80,24 @@ def _quality(config: Mapping[str, Any]) -> str:
         return "## How good\n\nNothing was measured: the data had no labelled validation or test rows.\n"
     lines = ["| split | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     lines += [
-        f"| {split} | " + " | ".join(_interval(found[name]) for name in names) + " |" for split, found in splits.items()
+        f"| {split} | " + " | ".join(format_measured(found[name]) for name in names) + " |"
+        for split, found in splits.items()
     ]
     recalls = next(reversed(splits.values())).get("per_class_recall")
     worst = ""
     if recalls:
         known = sorted((v, n) for n, v in zip(config["class_names"], recalls, strict=True) if v is not None)[:5]
-        worst = "\nLowest recalls: " + ", ".join(f"`{name}` {value:.3f}" for value, name in known) + ".\n"
+        worst = "\nLowest recalls: " + ", ".join(f"{code(name)} {value:.3f}" for value, name in known) + ".\n"
     return (
         "## How good\n\n"
         + "\n".join(lines)
-        + f"\n\n95 % intervals by bootstrap; chosen by {config['selected_by']}.\n{worst}"
+        + f"\n\n95 % intervals, by bootstrap or, for shares of rows, Wilson's; chosen by {config['selected_by']}.\n{worst}"
     )
-
-
-def _interval(found: Mapping[str, float | None]) -> str:
-    value, low, high = (float("nan") if found[name] is None else found[name] for name in ("value", "low", "high"))
-    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def _data(config: Mapping[str, Any]) -> str:
     data, rows = config["features"]["data"], config["rows"]
-    lines = [f"- {name}: {value}" for name, value in data.items()]
+    lines = [f"- {name}: {code(value)}" for name, value in data.items()]
     counted = ", ".join(f"{count} {split}" for split, count in rows.items())
     return (
         "## Data\n\n" + "\n".join(lines) + f"\n- labelled rows: {counted}\n\n"
@@ -147,7 +154,7 @@ def _made(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
         "made": record["made"], "backbone": backbone["name"], "weights (BLAKE2b)": backbone.get("weights"),
         "precision": backbone.get("precision"), "features": ", ".join(a["name"] for a in config["features"]["arrays"]),
         "stored as": config["features"]["arrays"][0]["dtype"], "head": head["head"], "head options": head["options"] or "none",
-        "training": config["training"] or "closed form",
+        "training": f"{config['fitted']}; {config['training']}" if config["training"] else config["fitted"],
         "libraries": ", ".join(f"{name} {value}" for name, value in config["environment"]["versions"].items()),
     }  # fmt: skip
-    return "## How it was made\n\n" + "\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n"
+    return "## How it was made\n\n" + "\n".join(f"- {name}: {code(value)}" for name, value in facts.items()) + "\n"

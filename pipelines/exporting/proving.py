@@ -150,7 +150,7 @@ def _against_stored(theirs: npt.NDArray[Any], stored: npt.NDArray[Any], predicto
     if exact and not worst <= STORED_TOLERANCE * max(scale, 1e-6):
         raise RunError(
             f"the folder, on images, gives other answers than the run gave when it was trained: they differ by "
-            f"{worst:.3g}. Nothing was written. Are these the run's images? Name them with --data."
+            f"{worst:.3g}. Nothing was written. Are these the run's images? Name them as the second argument: featurecache export RUN DATA."
         )
     found: dict[str, Any] = {"largest_difference_to_stored": worst}
     if predictor.task == "classification":

@@ -227,7 +227,7 @@ class Model:
         for start in range(0, len(images), batch_size):
             batch = [ready(image, pixels, self.config["preprocessing"]) for image in images[start : start + batch_size]]
             parts.append(self.run(np.stack(batch)))
-        return np.concatenate(parts)
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.class_names)), np.float32)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Return what (N, C) logits mean for this task; values of a regression stay as they are."""
@@ -300,6 +300,11 @@ def found_images(inputs: Iterable) -> list:
     return images
 
 
+def one_line(text: Any) -> str:
+    """Return a text with its line breaks and other letters that cannot be printed written out, as \\n."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text))
+
+
 def main(arguments: list | None = None) -> int:
     """Print one line an image, or everything as JSON; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0].partition(":")[0])
@@ -312,6 +317,8 @@ def main(arguments: list | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON, logits too")
     given = parser.parse_args(arguments)
     try:
+        if given.topk < 1 or given.batch_size < 1:
+            raise Refused(f"--topk and --batch-size must be positive, got {given.topk} and {given.batch_size}.")
         model = Model.load(HERE, device=given.device, onnx=given.onnx, expect=given.expect)
         found = model.predict(found_images(given.inputs), given.topk, given.batch_size)
     except Refused as problem:
@@ -321,9 +328,8 @@ def main(arguments: list | None = None) -> int:
         print(json.dumps(found, ensure_ascii=False))
         return 0
     for entry in found:
-        print(
-            entry["image"], entry["answer"], *(f"{name} {value:.3f}" for name, value in entry["top"].items()), sep="  "
-        )
+        words = (f"{one_line(name)} {value:.3f}" for name, value in entry["top"].items())
+        print(one_line(entry["image"]), one_line(entry["answer"]), *words, sep="  ")
     return 0
 
 

@@ -78,10 +78,7 @@ def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> P
     head, method = HEADS.load(config.head), PEFT.load(config.peft)
     roles: Roles | None = None
     if dataset is None:
-        dataset = open_dataset(
-            config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint
-        )
-        dataset, roles = read_data_in_roles(dataset, config.test_split)
+        dataset, roles = read_data_in_roles(dataset_of(config), config.test_split)
     backbone = load_backbone(config.backbone, backbone_options(config))
     start = start_of(config.init_from, config, backbone.identity, dataset) if config.init_from else None
     with torch.random.fork_rng():
@@ -122,6 +119,11 @@ def planned(config: TrainOnlineConfig, dataset: ImageDataset | None = None) -> P
         dataset=dataset, backbone=backbone, adapted=adapted, header=header, spec=spec, start=start, published=published,
         rates=rates, roles=roles,
     )  # fmt: skip
+
+
+def dataset_of(config: TrainOnlineConfig) -> ImageDataset:
+    """Open the data set that the config names."""
+    return open_dataset(config.data, split_seed=config.split_seed, task=config.task, fingerprint=config.fingerprint)
 
 
 def _published(config: TrainOnlineConfig, adapted: Adapted) -> Published | None:

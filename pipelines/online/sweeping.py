@@ -63,10 +63,7 @@ def sweep(
     whole = replace(config, train_on="train+val")
     tested = [of_cell(whole, named, place, test=config.test) for named, place in zip(final, places, strict=True)]
     _train_all(train, tested, config)
-    runs = [
-        {"run": str(place.relative_to(config.out)), "test": _metric(read_run(place)[1], "test", metric)}
-        for place in places
-    ]
+    runs = [{"run": str(place.relative_to(config.out)), **_test_of(read_run(place)[1], metric)} for place in places]
     splits = read_run(places[0])[1].get("splits")
     record = {
         "metric": metric, "settings": settings, "final": runs, "remark": remark_on(config),
@@ -223,7 +220,7 @@ def _judged(config: TrainOnlineConfig, cells: Sequence[Named]) -> tuple[str, lis
     return metric, sorted(found, key=lambda one: -np.inf if one["val"] is None else one["val"], reverse=True)
 
 
-def _metric(record: Mapping[str, Any], split: str, metric: str) -> float | None:
-    found = record["metrics"].get(split, {}).get(metric)
-    value = found["value"] if isinstance(found, Mapping) else found
-    return None if value is None else float(value)
+def _test_of(record: Mapping[str, Any], metric: str) -> dict[str, float | None]:
+    """Return the test value of a run with the ends of its interval; None where it was not tested."""
+    found = record["metrics"].get("test", {}).get(metric, {})
+    return {"test": found.get("value"), "low": found.get("low"), "high": found.get("high")}

@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featurecache.bootstrap import DIFFERENCE, DRAWS, draw_group_weights, drawn_interval
 from featurecache.errors import RunError
 from featurecache.metrics import Measured, primary
 from featurecache.runs import CONFIG, read_run
-from featurecache.seeding import generator
 
 LEAST = 3
 """Points below which a rank agreement says nothing."""
-DRAWS = 1000
-"""Bootstrap samples of the points."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +91,12 @@ def agreements(metric: str, paired: Sequence[tuple[Point, Any, float]]) -> list[
 
 
 def _interval(scores: npt.NDArray[Any], reached: npt.NDArray[Any]) -> Measured | None:
-    value, count, draw = weighted_tau(scores, reached), len(scores), generator("bootstrap", "tau", 0)
+    value, count = weighted_tau(scores, reached), len(scores)
     if not np.isfinite(value):
         return None
-    drawn = np.array([weighted_tau(scores[i], reached[i]) for i in draw.integers(0, count, (DRAWS, count))])
-    low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])
-    return Measured(value, float(low), float(high))
+    weights = np.concatenate(list(draw_group_weights(count, DRAWS, "bootstrap", "tau", 0))).astype(int)
+    drawn = np.array([weighted_tau(np.repeat(scores, times), np.repeat(reached, times)) for times in weights])
+    return Measured(value, *drawn_interval(value, drawn, DIFFERENCE, units=count))
 
 
 def weighted_tau(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:

@@ -23,7 +23,7 @@ from featurecache.features import comparable_data
 from featurecache.fonts import quiet_fonts
 from featurecache.places import placed
 from featurecache.registry import Registry
-from featurecache.reports import Table
+from featurecache.reports import Table, format_measured
 from featurecache.runs import read_trained
 from featurecache.stores import FeatureStore, open_store, store_exists
 
@@ -180,8 +180,7 @@ def shown(measured: Any) -> str:
     """Return a metric of a record with its interval; nothing where it was not measured."""
     if not isinstance(measured, dict) or measured["value"] is None:
         return ""
-    interval = "" if measured["low"] is None else f" [{measured['low']:.4f}, {measured['high']:.4f}]"
-    return f"{measured['value']:.4f}{interval}"
+    return format_measured(measured)
 
 
 def history_of(run: Run) -> list[dict[str, Any]]:
@@ -191,11 +190,14 @@ def history_of(run: Run) -> list[dict[str, Any]]:
 
 
 def drawn(canvas: Canvas, caption: str) -> Figure:
-    """Return a drawing of matplotlib as SVG, the same for the same drawing."""
+    """Return a drawing of matplotlib as SVG, the same for the same drawing; a $ in a name is a letter, and begins no formula."""
     with quiet_fonts():
         import matplotlib
+        from matplotlib.text import Text
 
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "featurecache"}):
+        for text in canvas.findobj(Text):
+            text.set_parse_math(False)
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "featurecache", "text.parse_math": False}):
             buffer = io.BytesIO()
             canvas.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return Figure(buffer.getvalue(), caption)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from featurecache.reports import Table
+from featurecache.bootstrap import proportion_interval
+from featurecache.reports import Table, format_interval
 from pipelines.sections import Figure, Page, Run, Section, heat_map
 
 DRAWN = 30
@@ -33,11 +34,17 @@ def section(page: Page) -> Section | None:
             )
         tables += _pairs(run, counts)
         recalls = [
-            (name, int(n), f"{share[c, c]:.4f}" if n else "")
+            (name, int(n), f"{share[c, c]:.4f}" if n else "", _interval(float(share[c, c]), int(n)))
             for c, (name, n) in enumerate(zip(run.class_names, total, strict=True))
         ]
-        tables.append(Table(f"{run.name}: recall", ("class", "rows", "recall"), recalls[:200]))
+        tables.append(
+            Table(f"{run.name}: recall", ("class", "rows", "recall", "95 %, were rows independent"), recalls[:200])
+        )
     return Section(title="Confusions", tables=tables, figures=figures, values=values)
+
+
+def _interval(recall: float, rows: int) -> str:
+    return format_interval(*proportion_interval(recall, rows)) if rows else ""
 
 
 def _counts(run: Run) -> Any:

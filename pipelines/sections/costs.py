@@ -22,7 +22,7 @@ def section(page: Page) -> Section | None:
     text = (
         "Trained parameters are those of the backbone. Multiply-adds are of one image forward, with the method in it; bytes "
         "are what a step keeps for the gradient, from a pass of the trained model. The larger the mark, the more is kept. "
-        "Intervals are of 95 %, of a run over the rows of the split, of a comparison over its seeds."
+        "Intervals are of 95 %, of a run over the rows of the split, of a comparison over its seeds where there are several."
     )
     columns = ("run", "method", "data", "split", "quality", "trained parameters", "GMAC", "kept MiB", "ms a step")
     figures = [
@@ -58,11 +58,11 @@ def _line(run: Run) -> dict[str, Any] | None:
 
 def _mean(line: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a comparison says of a method on a data set, over its seeds."""
-    half, seeds = line["half_width"], len(record["asked"]["seeds"])
-    measured = {
-        "value": line["mean"], "low": None if half is None else line["mean"] - half,
-        "high": None if half is None else line["mean"] + half,
-    }  # fmt: skip
+    seeds, kind = len(record["asked"]["seeds"]), "seeds_" if len(record["asked"]["seeds"]) > 1 else ""
+    low, high = line.get(f"{kind}low"), line.get(f"{kind}high")
+    if "seeds_low" not in line and line["half_width"] is not None:  # a record of an older version
+        low, high = line["mean"] - line["half_width"], line["mean"] + line["half_width"]
+    measured = {"value": line["mean"], "low": low, "high": high}
     return {
         "run": f"mean of {seeds}", "method": line["method"], "split": "test", "metric": record["metrics"][line["data"]],
         "measured": measured, **{name: line[name] for name in ("data", "trained", "multiply_adds", "saved_bytes", "step_seconds")},

@@ -8,6 +8,7 @@ from typing import Any
 from featurecache.reports import Table
 from pipelines._roles import describe_split
 from pipelines.sections import Page, Run, Section, shown
+from pipelines.training.closing import describe_training
 from pipelines.training.convergence import describe_improving
 
 
@@ -28,17 +29,18 @@ def section(page: Page) -> Section | None:
         for split, found in run.record["metrics"].items()
     ]
     costs = [
-        (run.name, run.record["parameters"] + run.record.get("backbone_parameters", 0) * _learns(run),
-         run.record["trained_parameters"], f"{run.record['seconds']:.1f}",
+        (run.name, _count(run.record.get("backbone_parameters")), _count(run.record["parameters"]),
+         _count(run.record["trained_parameters"]), describe_training(run.record), f"{run.record['seconds']:.1f}",
          run.record["features"]["backbone"]["name"], run.record["features"]["data"]["name"])
         for run in page.runs
     ]  # fmt: skip
+    columns = ("run", "in the backbone", "in the head", "trainable", "how fitted", "seconds", "backbone", "data")
     return Section(
         title="Metrics",
-        text="Values with 95 % bootstrap intervals, over groups where the data has groups. Validation chose; test was only measured.",
+        text="Values with 95 % intervals, by bootstrap over groups where the data has groups. Validation chose; test was only measured.",
         tables=[
             Table("", ("run", "head", "reads", "split", *names), rows, _improving(page.runs)),
-            Table("", ("run", "parameters", "of them trained", "seconds", "backbone", "data"), costs),
+            Table("parameters", columns, costs),
         ],
         values=[_values(run) for run in page.runs],
     )
@@ -50,9 +52,9 @@ def _improving(runs: Sequence[Run]) -> list[str]:
     return [f"{run.name}: {describe_improving(run.record['head'], 1, 1)}" for run in still]
 
 
-def _learns(run: Run) -> bool:
-    """Return whether the backbone is a part of what was trained, and not only looked through."""
-    return bool(run.record.get("trained_backbone_parameters"))
+def _count(parameters: int | None) -> str:
+    """Return a number of parameters; of a run on cached features that of the backbone is not known."""
+    return "frozen" if parameters is None else f"{parameters:,}"
 
 
 def _metrics(run: Run) -> list[str]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from featurecache.datasets import ImageDataset
-from featurecache.metrics import primary
-from featurecache.reports import Table
-from pipelines.trialling.pairing import Outcome, drawn, summary
+from featurecache.metrics import difference_limits, limits_of, primary
+from featurecache.reports import Table, format_interval
+from pipelines.trialling.pairing import (
+    Outcome,
+    Sample,
+    difference_summary,
+    drawn,
+    excludes_zero,
+    summary,
+    tested_rows,
+)
 
 if TYPE_CHECKING:
     from pipelines.students.cells import StudentCell
@@ -64,21 +69,22 @@ def compared(picked: Mapping[tuple[str, str], Sequence[Done]], dataset: ImageDat
     every = [one for group in groups for one in picked[group]]
     if not all("test" in (one.record or {"metrics": {}})["metrics"] for one in every):
         return {"results": [_defined(_line(group, picked[group], metric)) for group in groups], "differences": []}
-    rows = _tested(every[0].cell.config.out, dataset)
+    rows = tested_rows(every[0].cell.config.out, dataset.table)
     seeds = [[cell.cell.config.seed for cell in picked[group]] for group in groups]
     outcomes = [
         [Outcome.read(picked[group][place].cell.config.out, dataset.task, dataset.table, rows) for group in groups]
         for place in range(min(map(len, seeds)))
     ]
-    values = drawn(outcomes)
+    values, sample = drawn(outcomes), Sample.of(outcomes)
     results = [
-        {**_line(group, picked[group], metric), **summary(values[:, :, place])} for place, group in enumerate(groups)
+        {**_line(group, picked[group], metric), **summary(values[:, :, place], limits_of(metric), sample)}
+        for place, group in enumerate(groups)
     ]
     first = {"objective": groups[0][0], "teachers": groups[0][1]}
     differences = [
         {
             "objective": group[0], "teachers": group[1], **{f"against_{name}": value for name, value in first.items()},
-            **summary(values[:, :, place] - values[:, :, 0]),
+            **difference_summary(values[:, :, place] - values[:, :, 0], difference_limits(metric), sample),
         }
         for place, group in enumerate(groups) if place
     ]  # fmt: skip
@@ -88,13 +94,6 @@ def compared(picked: Mapping[tuple[str, str], Sequence[Done]], dataset: ImageDat
 def _defined(line: Line) -> Line:
     """Return a line in which a number that is none, as a metric of too few rows may be, is None."""
     return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in line.items()}
-
-
-def _tested(run: Path, dataset: ImageDataset) -> npt.NDArray[np.int64]:
-    """Return the rows of the data set that a run was tested on, in the order of its predictions."""
-    place = {str(name): row for row, name in enumerate(dataset.table.sample_id)}
-    ids = pq.read_table(run / "predictions.parquet", columns=["sample_id"])["sample_id"].to_pylist()
-    return np.array([place[name] for name in ids], np.int64)
 
 
 def _line(group: tuple[str, str], cells: Sequence[Done], metric: str) -> Line:
@@ -135,7 +134,7 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
     metric, lines = record["selected_by"].partition(" ")[2], record["students"]["results"]
     left_out = ("trials", "mean", "low", "high", "deviation", "trials_low", "trials_high")
     columns = list(dict.fromkeys(name for line in lines for name in line if name not in left_out))
-    rows = [(*(_plain(line.get(name)) for name in columns), *_shown(line, "{:.4f}")) for line in lines]
+    rows = [(*(_plain(line.get(name)) for name in columns), *_shown(line, ".4f")) for line in lines]
     heads = (f"test {metric}", "95 % over rows", "95 % over seeds")
     notes = [
         "chosen on validation, each objective with its teachers for itself; kernel_distance: to each teacher, afterwards"
@@ -144,9 +143,12 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
     gaps = record["students"]["differences"]
     if gaps:
         against = " ".join(filter(None, (gaps[0]["against_objective"], gaps[0]["against_teachers"])))
-        rows = [(line["objective"], line["teachers"], *_shown(line, "{:+.4f}")) for line in gaps]
+        rows = [
+            (line["objective"], line["teachers"], *_shown(line, "+.4f"), "" if excludes_zero(line) else "includes 0")
+            for line in gaps
+        ]
         title = f"test {metric} above {against}, paired by row and by seed"
-        found.append(Table(title, ("objective", "teachers", "difference", *heads[1:]), rows))
+        found.append(Table(title, ("objective", "teachers", "difference", *heads[1:], ""), rows))
     return found
 
 
@@ -154,10 +156,10 @@ def _shown(line: Line, form: str) -> tuple[str, str, str]:
     if line.get("mean") is None:
         return "", "", ""
     spans = [
-        f"[{form.format(line[low])}, {form.format(line[high])}]" if line.get(low) is not None else ""
+        format_interval(line.get(low), line.get(high), form)
         for low, high in (("low", "high"), ("trials_low", "trials_high"))
     ]
-    return form.format(line["mean"]), spans[0], spans[1]
+    return format(line["mean"], form), spans[0], spans[1]
 
 
 def _plain(value: Any) -> str:

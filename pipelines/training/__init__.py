@@ -8,7 +8,7 @@
     resuming     the checkpoint of a stopped training  distributed  several processes as one
     stepping     how values move, as users say it      recipe       all that the loop is told
     outputs      a head over all rows of a source      criterion    what an objective says of a batch
-    jobs         cells in processes, at the same time
+    jobs         cells in processes, at the same time  closing      the last line of a run: how fitted, parameters
 
 `train_head`, `run_protocol` and the estimator go through `training.train_cells`, and `train_online` through `fitting.fit`
 with a backbone before the head. A head ends as it would alone, whatever is trained beside it.

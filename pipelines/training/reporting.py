@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from featurecache.reports import Table
+from featurecache.reports import Table, format_measured
 from pipelines._roles import describe_selection, describe_split
+from pipelines.training.closing import describe_parameters, describe_training
 from pipelines.training.convergence import describe_improving
 
 SHOWN = 10
@@ -30,8 +31,9 @@ class TrainReport:
         """Return one row a split, metrics with 95 % intervals."""
         metrics = self.record["metrics"]
         names = [name for name, value in next(iter(metrics.values()), {}).items() if isinstance(value, dict)]
+        counts = self.record["rows"]
         rows = [
-            (describe_split(split, self.record), *(_shown(found[name]) for name in names))
+            (describe_split(split, self.record), *(format_measured(found[name]) for name in names), counts[split])
             for split, found in metrics.items()
         ]
         notes = [f"{self.folder}: " + ("this run is there already: nothing to do" if self.repeated else self._cost())]
@@ -39,16 +41,10 @@ class TrainReport:
             notes.append(describe_improving(self.record["head"], 1, 1))
         notes += describe_selection(self.record)
         title = f"{self.record['head']} on {', '.join(_ends(self.record['arrays']))} (95 % intervals)"
-        return [*_sweep_tables(self.record), Table(title, ("split", *names), rows, notes)]
+        return [*_sweep_tables(self.record), Table(title, ("split", *names, "rows"), rows, notes)]
 
     def _cost(self) -> str:
-        record = self.record
-        trained = (
-            f"best at epoch {record['best_epoch']} of {record['epochs']}"
-            if record["trained_parameters"]
-            else "closed form"
-        )
-        return f"{trained}, {record['parameters']} parameters, {record['seconds']:.1f} s"
+        return f"{describe_training(self.record)}, {describe_parameters(self.record)}, {self.record['seconds']:.1f} s"
 
     def json(self) -> dict[str, Any]:
         """Return the record and the folder."""
@@ -80,13 +76,6 @@ def _sweep_tables(record: Mapping[str, Any]) -> list[Table]:
 
 def _cell_text(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _shown(measured: Mapping[str, float | None]) -> str:
-    value, low, high = (
-        float("nan") if v is None else v for v in (measured["value"], measured["low"], measured["high"])
-    )
-    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def _ends(arrays: list[str]) -> list[str]:

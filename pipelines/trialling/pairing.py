@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from featurecache.bootstrap import (
+    DRAWS,
+    UNBOUNDED,
+    Floats,
+    Interval,
+    difference_interval,
+    draw_group_weights,
+    drawn_interval,
+    proportion_interval,
+    t_interval,
+)
 from featurecache.datasets import RowTable
 from featurecache.features import Task
 from featurecache.metrics import METRICS, Metric, primary
-from featurecache.seeding import generator
 
 if TYPE_CHECKING:
     from pipelines.protocols import Part
 
-Floats = npt.NDArray[np.float64]
-DRAWS = 1000
-AT_ONCE = 50
-"""Draws whose weights are in memory together."""
 Derived = Mapping[str, Callable[[Mapping[str, float]], float]]
 
 
@@ -65,20 +72,46 @@ def drawn(outcomes: Sequence[Sequence[Outcome]]) -> Floats:
 
     A draw is of the groups of all trials together, the same for all heads.
     """
-    everything = np.unique(np.concatenate([of_heads[0].keys for of_heads in outcomes]))
+    everything = _groups_of(outcomes)
     members = [np.searchsorted(everything, of_heads[0].keys) for of_heads in outcomes]
     values = np.empty((1 + DRAWS, len(outcomes), len(outcomes[0])))
-    draw = generator("protocol bootstrap", len(everything))
-    weights = np.ones((1, len(everything)))
-    for start in range(0, 1 + DRAWS, AT_ONCE):
-        rest = min(AT_ONCE, 1 + DRAWS - start) - len(weights)
-        picked = draw.integers(0, len(everything), (rest, len(everything)))
-        counts = np.stack([np.bincount(one, minlength=len(everything)) for one in picked]) if rest else weights[:0]
-        weights = np.concatenate([weights, counts]).astype(np.float64)
+    start = 0
+    draws = draw_group_weights(len(everything), DRAWS, "protocol bootstrap", len(everything))
+    for weights in itertools.chain([np.ones((1, len(everything)))], draws):
         for place, (of_heads, member) in enumerate(zip(outcomes, members, strict=True)):
             values[start : start + len(weights), place] = _weighted(of_heads, member, weights)
-        weights = weights[:0]
+        start += len(weights)
     return values
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the draws were of."""
+
+    units: int
+    """Groups that were drawn from: rows, where they have no group."""
+    proportion: bool = False
+    """Whether a value is a share of independent rows, and no mean of several: then its interval needs no draws."""
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Sequence[Outcome]]) -> Sample:
+        """Return that of the outcomes, of one list of heads a trial."""
+        units = len(_groups_of(outcomes))
+        (first, *_), *more = outcomes
+        return cls(units, first.hits is not None and not more and len(first.keys) == units)
+
+
+def tested_rows(run: Path, table: RowTable) -> npt.NDArray[np.int64]:
+    """Return the rows of a table that a run was measured on, in the order of its predictions."""
+    import pyarrow.parquet as pq
+
+    place = {str(name): row for row, name in enumerate(table.sample_id)}
+    ids = pq.read_table(run / "predictions.parquet", columns=["sample_id"])["sample_id"].to_pylist()
+    return np.array([place[name] for name in ids], np.int64)
+
+
+def _groups_of(outcomes: Sequence[Sequence[Outcome]]) -> npt.NDArray[Any]:
+    return np.unique(np.concatenate([of_heads[0].keys for of_heads in outcomes]))
 
 
 def _weighted(of_heads: Sequence[Outcome], member: npt.NDArray[np.intp], weights: Floats) -> Floats:
@@ -107,36 +140,65 @@ def with_derived(values: Mapping[str, Floats], derived: Derived) -> dict[str, Fl
     return found
 
 
-def summary(values: Floats) -> dict[str, float | int | None]:
-    """Return what (1 + DRAWS, T) values of one head come to: mean, deviation and t-interval over trials, interval over rows."""
-    whole, means = values[0], np.nanmean(values[1:], axis=1)
-    low, high = np.nanpercentile(means, [2.5, 97.5])
+def summary(values: Floats, limits: Interval, sample: Sample) -> dict[str, float | int | None]:
+    """Return what (1 + DRAWS, T) values of one head come to: mean, deviation, intervals over trials and over rows.
+
+    Args:
+        values: of each trial; the first of the rows as they are, then of the draws.
+        limits: least and greatest value that the metric can have.
+        sample: what was drawn from.
+    """
+    whole, mean = values[0], float(values[0].mean())
+    if sample.proportion:
+        return _line(whole, limits, proportion_interval(mean, sample.units))
+    return _line(whole, limits, drawn_interval(mean, np.nanmean(values[1:], axis=1), limits, units=sample.units))
+
+
+def difference_summary(values: Floats, limits: Interval, sample: Sample) -> dict[str, float | int | None]:
+    """Return the same of (1 + DRAWS, T) paired differences."""
+    return _line(values[0], limits, _gap(values, limits, sample.units))
+
+
+def _line(whole: Floats, limits: Interval, rows: Interval) -> dict[str, float | int | None]:
     found: dict[str, Any] = {
-        "trials": len(whole), "mean": float(whole.mean()), "low": float(low), "high": float(high),
+        "trials": len(whole), **_finite(mean=float(whole.mean()), low=rows[0], high=rows[1]),
         "deviation": None, "trials_low": None, "trials_high": None,
     }  # fmt: skip
     if len(whole) > 1:
-        deviation = float(whole.std(ddof=1))
-        half = half_width(whole)
-        assert half is not None  # there are several
-        found |= {"deviation": deviation, "trials_low": found["mean"] - half, "trials_high": found["mean"] + half}
+        low, high = t_interval(whole, limits, tied=rows)
+        found |= _finite(deviation=float(whole.std(ddof=1)), trials_low=low, trials_high=high)
     return found
 
 
-def half_width(values: npt.NDArray[np.float64]) -> float | None:
-    """Return half the 95 % t-interval of the mean of (T,) values; None of a single one."""
+def _gap(values: Floats, limits: Interval, units: int) -> Interval:
+    return difference_interval(float(values[0].mean()), np.nanmean(values[1:], axis=1), limits, units=units)
+
+
+def half_width(values: Floats) -> float | None:
+    """Return half the 95 % t-interval of the mean of (T,) values, whatever their limits; None of a single one."""
     if len(values) < 2:
         return None
-    from scipy.special import stdtrit
+    low, high = t_interval(values, UNBOUNDED, tied=(0.0, 0.0))
+    return (high - low) / 2
 
-    return float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values)))
+
+def difference(one: Floats, other: Floats, limits: Interval, sample: Sample) -> dict[str, float | None]:
+    """Return the mean of one minus other over trials, (1 + DRAWS, T) each, with the interval of the paired bootstrap.
+
+    `limits` are those of a difference; `sample` as in `summary`.
+    """
+    gaps = one - other
+    low, high = _gap(gaps, limits, sample.units)
+    above = float((np.nanmean(gaps[1:], axis=1) > 0).mean())
+    return _finite(difference=float(gaps[0].mean()), low=low, high=high, share_above_zero=above)
 
 
-def difference(one: Floats, other: Floats) -> dict[str, float]:
-    """Return the mean of one minus other over trials, (1 + DRAWS, T) each, with the interval of the paired bootstrap."""
-    gaps = np.nanmean(one - other, axis=1)
-    low, high = np.nanpercentile(gaps[1:], [2.5, 97.5])
-    return {
-        "difference": float(gaps[0]), "low": float(low), "high": float(high),
-        "share_above_zero": float((gaps[1:] > 0).mean()),
-    }  # fmt: skip
+def excludes_zero(line: Mapping[str, Any]) -> bool:
+    """Return whether the interval of a difference leaves 0 out; where it includes 0 the data do not separate the two."""
+    low, high = line["low"], line["high"]
+    return low is not None and high is not None and not low <= 0 <= high
+
+
+def _finite(**numbers: float) -> dict[str, float | None]:
+    """Return the numbers, None for what JSON has no word for: an end that is not known."""
+    return {name: number if np.isfinite(number) else None for name, number in numbers.items()}

@@ -8,13 +8,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featurecache.bootstrap import Floats
 from featurecache.files import write_atomic
 from featurecache.fonts import quiet_fonts
-from featurecache.metrics import primary
-from featurecache.reports import Table
+from featurecache.metrics import difference_limits, limits_of, primary
+from featurecache.reports import Table, format_interval
 from featurecache.runs import RECORD
 from pipelines.training.selection import as_csv
-from pipelines.trialling.pairing import Floats, Outcome, difference, drawn, summary, with_derived
+from pipelines.trialling.pairing import (
+    Outcome,
+    Sample,
+    difference,
+    drawn,
+    excludes_zero,
+    summary,
+    with_derived,
+)
 
 if TYPE_CHECKING:
     from pipelines.protocols import Plan, Trial
@@ -26,23 +35,27 @@ NUMBERS = ("trials", "mean", "deviation", "trials_low", "trials_high", "low", "h
 
 def results_of(protocol: str, works: Sequence[Work]) -> dict[str, Any]:
     """Return "metric", "results", "differences" and "trials", each a list of lines, of finished works."""
+    metric = primary(works[0].plan.trials[0].fold.train.store.header.task)
     results: list[Line] = []
     differences: list[Line] = []
     for title in dict.fromkeys(work.title for work in works):
         mine = [work for work in works if work.title == title]
         for labels, trials in grouped(mine[0].plan):
-            for test, values in _values(mine, trials).items():
+            for test, (values, sample) in _values(mine, trials).items():
                 place = {"protocol": protocol, "store": title, **labels, "test": test}
-                results += [{**place, "head": w.head, **summary(values[:, :, n])} for n, w in enumerate(mine)]
+                results += [
+                    {**place, "head": work.head, **summary(values[:, :, n], limits_of(metric), sample)}
+                    for n, work in enumerate(mine)
+                ]
                 differences += [
-                    {**place, "head": mine[b].head, "against": mine[a].head, **difference(values[:, :, b], values[:, :, a])}
+                    {**place, "head": mine[b].head, "against": mine[a].head,
+                     **difference(values[:, :, b], values[:, :, a], difference_limits(metric), sample)}
                     for a in range(len(mine)) for b in range(a + 1, len(mine))
                 ]  # fmt: skip
-    trained = works[0].plan.trials[0].fold.train.store.header.task
     lines = [
         _trial_line(protocol, work, trial, test) for work in works for trial in work.plan.trials for test in trial.tests
     ]
-    return {"metric": primary(trained), "results": results, "differences": differences, "trials": lines}
+    return {"metric": metric, "results": results, "differences": differences, "trials": lines}
 
 
 def grouped(plan: Plan) -> list[tuple[Line, list[Trial]]]:
@@ -54,15 +67,18 @@ def grouped(plan: Plan) -> list[tuple[Line, list[Trial]]]:
     return list(groups.values())
 
 
-def _values(works: Sequence[Work], trials: Sequence[Trial]) -> dict[str, Floats]:
-    """Return test -> (1 + draws, T, H) values of its heads, with those that the plan derives."""
-    found = {}
+def _values(works: Sequence[Work], trials: Sequence[Trial]) -> dict[str, tuple[Floats, Sample]]:
+    """Return test -> (1 + draws, T, H) values of its heads and what was drawn from, with those that the plan derives."""
+    found: dict[str, Floats] = {}
+    samples: dict[str, Sample] = {}
     for test in trials[0].tests:
         outcomes = [
             [Outcome.of(work.folder / trial.name / test, trial.tests[test]) for work in works] for trial in trials
         ]
-        found[test] = drawn(outcomes)
-    return with_derived(found, works[0].plan.derived)
+        found[test], samples[test] = drawn(outcomes), Sample.of(outcomes)
+    derived = Sample(min(sample.units for sample in samples.values()))
+    whole = with_derived(found, works[0].plan.derived)
+    return {test: (values, samples.get(test, derived)) for test, values in whole.items()}
 
 
 def _trial_line(protocol: str, work: Work, trial: Trial, test: str) -> Line:
@@ -82,27 +98,34 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
     several = any(line["trials"] > 1 for line in lines)
     columns = (*labels, "head", metric, "95 % over rows", *(("deviation", "95 % over trials") if several else ()))
     rows = [(*(_plain(line.get(name)) for name in labels), *_shown(line, several)) for line in lines]
-    notes = [f"means over {lines[0]['trials']} trials; rows: bootstrap over groups, else samples"]
-    found = [Table(record["protocol"], columns, rows, notes if several else [notes[0].partition("; ")[2]])]
+    found = [Table(record["protocol"], columns, rows, [_note(record, several)])]
     first = record["heads"][0]
     against = [line for line in record["differences"] if line["against"] == first]
     if against:
         rows = [
             (*(_plain(line.get(name)) for name in labels), line["head"], f"{line['difference']:+.4f}",
-             f"[{line['low']:+.4f}, {line['high']:+.4f}]") for line in against
+             format_interval(line["low"], line["high"], "+.4f"), "" if excludes_zero(line) else "includes 0")
+            for line in against
         ]  # fmt: skip
         title = f"{metric} above {first} (paired bootstrap, the same draws for both)"
-        found.append(Table(title, (*labels, "head", "difference", "95 %"), rows))
+        found.append(Table(title, (*labels, "head", "difference", "95 %", ""), rows))
     return found
 
 
+def _note(record: Mapping[str, Any], several: bool) -> str:
+    tested = sorted({line["rows_test"] for line in record["trials"]})
+    counts = " to ".join(f"{count:,}" for count in dict.fromkeys((tested[0], tested[-1])))
+    rows = f"{counts} test rows, drawn by groups where there are groups"
+    return f"means over {record['results'][0]['trials']} trials; {rows}" if several else rows
+
+
 def _shown(line: Line, several: bool) -> tuple[str, ...]:
-    words = (line["head"], f"{line['mean']:.4f}", f"[{line['low']:.4f}, {line['high']:.4f}]")
+    words = (line["head"], f"{line['mean']:.4f}", format_interval(line["low"], line["high"]))
     if not several:
         return words
     if line["deviation"] is None:
         return (*words, "", "")
-    return (*words, f"{line['deviation']:.4f}", f"[{line['trials_low']:.4f}, {line['trials_high']:.4f}]")
+    return (*words, f"{line['deviation']:.4f}", format_interval(line["trials_low"], line["trials_high"]))
 
 
 def _plain(value: Any) -> str:
@@ -145,15 +168,28 @@ def _cell(line: Line, best: float) -> str:
     value = f"\\mathbf{{{value}}}" if line["mean"] == best else value
     if line["deviation"] is not None:
         return f"${value} \\pm {100 * line['deviation']:.1f}$"
-    return f"${value}\\;[{100 * line['low']:.1f}, {100 * line['high']:.1f}]$"
+    low, high = (None if line[end] is None else 100 * line[end] for end in ("low", "high"))
+    return f"${value}\\;{format_interval(low, high, '.1f')}$"
+
+
+LETTERS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+"""Letters that LaTeX has words for; those of its own syntax have a backslash before them."""
 
 
 def _escaped(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "_%&#$" else letter for letter in text)
+    return "".join(LETTERS.get(letter) or (f"\\{letter}" if letter in "_%&#${}" else letter) for letter in text)
 
 
 def _curve(record: Mapping[str, Any], axis: str, kind: str) -> bytes:
     """Return a picture: one panel a store and test, one line a head, a band of the deviation over trials."""
+    with quiet_fonts():
+        import matplotlib
+
+    with matplotlib.rc_context({"text.parse_math": False}):  # a $ in the name of a store is a letter
+        return _drawn_curve(record, axis, kind)
+
+
+def _drawn_curve(record: Mapping[str, Any], axis: str, kind: str) -> bytes:
     with quiet_fonts():
         from matplotlib.figure import Figure
 

@@ -78,3 +78,8 @@ def test_a_name_like_none_is_not_given_a_neighbour():
     assert nearest("zzz", ["red", "blue"]) == ""
     assert nearest("blu", ["red", "blue"]) == " Did you mean 'blue'?"
     assert plain("a-b_c") == "a_b_c"
+
+
+def test_a_constant_of_a_member_is_read_without_importing_it(room):
+    assert room.constant("red", "NAME") == "red" and room.constant("red", "PAPER") == ""
+    assert "colours_of_test.red" not in sys.modules

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,63 @@ def test_every_verb_is_typed_somewhere():
 
     assert set(cli.VERBS) - typed == {"demo"}
     assert "make demo" in (ROOT / "README.md").read_text()
+
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z_-]*")
+"""An option in prose, in a command or in a message."""
+OTHERS = {"torchrun": {"--nproc-per-node", "--no-python"}}
+"""Program -> options of it that the documentation or a message names."""
+
+
+@cache
+def known_options() -> frozenset[str]:
+    """Return every option of every verb, and what the papers' scripts call some of them."""
+    verbs = [cli.main.get_command(None, verb) for verb in cli.VERBS]
+    ours = {name for verb in verbs for option in verb.params for name in (*option.opts, *option.secondary_opts)}
+    return frozenset({*ours, *cli.OLD_NAMES, "--help"})
+
+
+def options_of_script(file: Path) -> set[str]:
+    return set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', file.read_text(encoding="utf-8")))
+
+
+def unknown_options(paragraph: str) -> list[str]:
+    """Return the options of a paragraph that neither a verb has nor a program that the paragraph names."""
+    known = set(known_options())
+    for script in re.findall(r"benchmarks/\w+\.py", paragraph):
+        known |= options_of_script(ROOT / script)
+    if "predict.py" in paragraph:
+        known |= options_of_script(ROOT / "pipelines/exporting/standalone.py")
+    for program, options in OTHERS.items():
+        known |= options if program in paragraph else set()
+    return [name for name in OPTION.findall(paragraph) if name.replace("_", "-") not in known]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_option_that_a_page_names_exists(page):
+    paragraphs = re.split(r"\n\n", page.read_text(encoding="utf-8"))
+
+    assert [name for paragraph in paragraphs for name in unknown_options(paragraph)] == []
+
+
+def test_every_option_that_a_message_or_a_help_names_exists():
+    folders = [ROOT / name for name in ("featurecache", "heads", "pipelines")]
+    files = [*(file for folder in folders for file in folder.rglob("*.py")), ROOT / "save_features.py"]
+    found = {}
+    for file in files:
+        texts = [node.value for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+                 if isinstance(node, ast.Constant) and isinstance(node.value, str)]  # fmt: skip
+        extra = options_of_script(file)
+        unknown = {name for text in texts for name in unknown_options(text)} - extra
+        if unknown:
+            found[str(file.relative_to(ROOT))] = sorted(unknown)
+
+    assert found == {}
+
+
+def test_an_option_that_no_verb_has_is_found():
+    assert unknown_options("name them with `--data`, or `--weights`") == ["--data"]
+    assert unknown_options("`python predict.py --expect DIGEST`, and `--epochs=5`, `--no-refit`") == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -8,8 +8,9 @@ import shutil
 import pytest
 
 from featurecache.errors import ConfigError, RunError
+from featurecache.runs import read_run
 from pipelines import compare_peft as module
-from pipelines.compare_peft import ComparePeftConfig, run
+from pipelines.compare_peft import ComparePeftConfig, CompareReport, run
 from pipelines.export_backbone import ExportBackboneConfig
 from pipelines.export_backbone import run as export
 from pipelines.inspect import InfoConfig, info
@@ -43,9 +44,54 @@ def test_every_method_has_its_accuracy_over_seeds_beside_what_it_costs(compared)
     assert lines["lora"]["trained"] == 6 * (2 * 64 + 2 * 192) and lines["lora"]["saved_bytes"] > 0
     assert all(line["half_width"] is not None and line["step_seconds"] > 0 for line in lines.values())
     assert len(json.loads(lines["lora"]["values"])) == 2
-    shown = {row[0]: row for row in compared.tables()[0].rows}
-    assert shown["lora"][2] == f"{lines['lora']['difference']:+.4f} +- {lines['lora']['difference_half_width']:.4f}"
     assert [row[0] for row in compared.tables()[0].rows] == [line["method"] for line in compared.record["lines"]]
+
+
+def test_means_and_differences_have_intervals_over_rows_and_over_seeds_within_what_an_accuracy_can_be(compared):
+    lines = {line["method"]: line for line in compared.record["lines"]}
+    table = compared.tables()[0]
+    shown = {row[0]: row for row in table.rows}
+
+    assert table.columns[1:7] == (
+        "top1",
+        "95 % over rows",
+        "95 % over seeds",
+        "to linear",
+        "95 % over rows",
+        "95 % over seeds",
+    )
+    for line in lines.values():
+        assert 0 <= line["low"] <= line["mean"] <= line["high"] <= 1 and line["low"] < line["high"]
+        assert 0 <= line["seeds_low"] <= line["mean"] <= line["seeds_high"] <= 1
+    lora = lines["lora"]
+    assert -1 <= lora["difference_low"] <= lora["difference"] <= lora["difference_high"] <= 1
+    assert shown["lora"][5] == f"[{lora['difference_low']:+.4f}, {lora['difference_high']:+.4f}]"
+    assert (shown["linear"][5], shown["linear"][6]) == ("", "")
+
+
+def test_one_seed_has_the_interval_over_rows(data, tmp_path):
+    report = run(config(data, tmp_path / "run", seeds="0"))
+
+    table, lines = report.tables()[0], {line["method"]: line for line in report.record["lines"]}
+    assert table.columns[:5] == ("method", "top1", "95 % over rows", "to linear", "95 % over rows")
+    for row in table.rows:
+        line = lines[row[0]]
+        own = read_run(tmp_path / "run" / "cells/photos" / row[0] / "seed=0")[1]["metrics"]["test"]["top1"]
+        assert row[2] == f"[{line['low']:.4f}, {line['high']:.4f}]" and line["half_width"] is None
+        assert (line["low"], line["high"]) == pytest.approx((own["low"], own["high"]))
+
+
+def test_a_comparison_of_an_older_version_still_has_its_table(compared):
+    new = ("low", "high", "seeds_low", "seeds_high")
+    lines = [
+        {name: value for name, value in line.items() if name.removeprefix("difference_") not in new}
+        for line in compared.record["lines"]
+    ]
+
+    table = CompareReport(compared.folder, {**compared.record, "lines": lines}).tables()[0]
+
+    half, mean = lines[0]["half_width"], lines[0]["mean"]
+    assert table.rows[0][2:4] == ("", f"[{mean - half:.4f}, {mean + half:.4f}]")
 
 
 def test_only_cells_that_are_not_there_are_trained(data, compared, tmp_path, monkeypatch):

@@ -93,6 +93,8 @@ def test_a_run_that_trained_its_backbone_is_exported_with_what_it_trained(traine
     assert record["proof"]["largest_difference_to_stored"] < 1e-4
     card = (out / "README.md").read_text()
     assert f"A backbone of which {sum(v.numel() for v in learned.values()):,} values were trained" in card
+    trainable = sum(v.numel() for v in learned.values()) + 3 * (64 + 1)
+    assert f" parameters, {trainable:,} of them trainable" in card
     assert "'peft': 'full'" in card and str(trained_online) not in card
 
 

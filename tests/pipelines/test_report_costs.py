@@ -79,7 +79,7 @@ def test_no_two_of_many_methods_look_the_same():
 
 
 @pytest.mark.parametrize("seeds", ["0,1", "0"])
-def test_a_comparison_is_drawn_by_its_means_with_intervals_over_seeds(folder, tmp_path, seeds):
+def test_a_comparison_is_drawn_by_its_means_with_intervals_over_seeds_or_over_the_rows_of_one(folder, tmp_path, seeds):
     compared = compare(ComparePeftConfig(
         data=(str(folder.parent / "photos"),), out=tmp_path / "table", backbone="timm:test_vit", weights="random:0",
         image_size=32, methods=("dtl",), seeds=seeds, setting={"epochs": 1, "batch_size": 8, "decode_threads": 1}, quiet=True,
@@ -90,8 +90,8 @@ def test_a_comparison_is_drawn_by_its_means_with_intervals_over_seeds(folder, tm
 
     assert written.sections == ["Quality and cost"] and found is not None and len(found.figures) == 2
     for row, line in zip(found.tables[0].rows, compared["lines"], strict=True):
-        half = line["half_width"]
-        interval = "" if half is None else f" [{line['mean'] - half:.4f}, {line['mean'] + half:.4f}]"
+        kind = "seeds_" if "," in seeds else ""
+        interval = f" [{line[f'{kind}low']:.4f}, {line[f'{kind}high']:.4f}]"
         assert (
             row[:2] == (f"mean of {len(seeds.split(','))}", line["method"])
             and row[4] == f"{line['mean']:.4f}{interval}"

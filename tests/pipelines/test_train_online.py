@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
@@ -323,6 +324,13 @@ def test_methods_are_listed_and_an_online_run_is_told_of(full):
     assert [one["name"] for one in found if not one["paper"]] == ["full", "linear", "none"]
     told = info(InfoConfig(store=full))
     assert ("backbone", "timm:test_vit") in told.tables()[0].rows
+    model = timm.create_model("test_vit", num_classes=0, img_size=TINY["image_size"])
+    backbone = sum(values.numel() for values in model.parameters())
+    head = sum(values.numel() for values in load_head(full)[0].parameters())
+    sizes = (
+        f"{backbone + head:,} parameters (backbone {backbone:,} + head {head:,}), {backbone + head:,} of them trainable"
+    )
+    assert sizes in told.tables()[-1].notes[0] and ("parameters", sizes) in told.tables()[0].rows
 
 
 @pytest.mark.parametrize("backbone", ["timm:test_resnet", "timm:test_efficientnet"])

@@ -200,12 +200,13 @@ def test_other_images_are_not_taken_for_those_of_the_store(store, tmp_path):
     others = pictures(tmp_path / "others", ant=20, bee=20)
 
     with pytest.raises(
-        StoreMismatchError, match=r"1 samples .* gone from the data.*'dog/019.png'.* right one with --data"
+        StoreMismatchError,
+        match=r"1 samples .* gone from the data.*'dog/019.png'.* right one as the second argument, DATA",
     ):
         checked(store, repair=True, data=str(fewer))
     with pytest.raises(
         StoreMismatchError,
-        match=r"is not what made .*\n  fingerprint: the store has .*\nGive the right one with --data",
+        match=r"is not what made .*\n  fingerprint: the store has .*\nGive the right one as the second argument, DATA",
     ):
         checked(store, repair=True, data=str(others))
 
