@@ -102,8 +102,8 @@ def test_every_verb_is_typed_somewhere():
     assert "make demo" in (ROOT / "README.md").read_text()
 
 
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z_-]*")
-"""An option in prose, in a command or in a message."""
+OPTION = re.compile(r"(?<![\w-])--[a-z]+(?:[_-][a-z]+)*(?![\w-])")
+"""An option in prose, in a command or in a message; what ends in a dash is a part of a name that the code completes."""
 OTHERS = {"torchrun": {"--nproc-per-node", "--no-python"}}
 """Program -> options of it that the documentation or a message names."""
 

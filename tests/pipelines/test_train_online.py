@@ -133,7 +133,7 @@ def test_a_run_that_trains_the_backbone_keeps_what_it_trained_alone(full):
     assert found["peft"] == {"method": "full", "options": {}} and found["best_epoch"] > 0
     assert "blocks.5.mlp.fc2.weight" in values and "head.weight" not in values
     assert found["trained_backbone_parameters"] == sum(value.numel() for value in values.values())
-    assert found["backbone_parameters"] == found["trained_backbone_parameters"] + 65 * 1000
+    assert found["backbone_parameters"] == found["trained_backbone_parameters"]  # its own classifier makes no feature
     assert found["trained_parameters"] > found["trained_backbone_parameters"]
     assert found["steps"] == 3 * -(-found["rows"]["train"] // 8) and found["step_seconds"] > 0
     assert found["peak_memory_bytes"] is None and found["processes"] == 1
