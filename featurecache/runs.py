@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from featurecache.features import comparable_data, differences
 from featurecache.files import json_bytes, write_atomic
 from featurecache.path_kinds import explain_path, suggest_path
 from featurecache.places import Place, absolute
+from featurecache.reports import Displayed, Table, import_pandas
 
 CONFIG, RECORD = "config.json", "record.json"
 TRAIN_ONE = "Train the one you want: featurecache train-head STORE"
@@ -164,6 +166,57 @@ def read_trained(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def holds_head(record: Mapping[str, Any]) -> bool:
     """Return whether a run trained a head, and did not compare several and keep none."""
     return "class_names" in record
+
+
+@dataclass(frozen=True, eq=False)
+class Run(Displayed):
+    """A finished run, as its folder tells of it; `open_run` reads one."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    """What was asked."""
+    record: Mapping[str, Any]
+    """What came of it: metrics, identities, environment, cost."""
+
+    def tables(self) -> list[Table]:
+        """Return one row for each metric of each split, with the ends of its interval."""
+        rows = [
+            (split, name, found.get("value"), found.get("low"), found.get("high"))
+            for split, metrics in self.record.get("metrics", {}).items()
+            for name, found in metrics.items() if isinstance(found, Mapping) and "value" in found
+        ]  # fmt: skip
+        kind = f"head {self.record['head']}" if holds_head(self.record) else "a comparison, without a head of its own"
+        title = f"run {self.folder}: {kind}"
+        return [Table(title, ("split", "metric", "value", "low", "high"), rows, () if rows else (title,))]
+
+    def json(self) -> dict[str, Any]:
+        """Return folder, config and record."""
+        return {"run": str(self.folder), "config": dict(self.config), "record": dict(self.record)}
+
+    def predictions(self) -> Any:
+        """Return what the run said of each of its test rows as a `pandas.DataFrame`: sample_id, label, pred, prob_<class>.
+
+        Raises:
+            FeatureCacheError: pandas is not installed.
+            RunError: the run predicted nothing, since it had no such rows.
+        """
+        import_pandas()
+        place = self.folder / "predictions.parquet"
+        if not place.exists():
+            raise RunError(f"{self.folder} holds no predictions: it had no rows to predict, or compared several heads.")
+        from pyarrow import parquet
+
+        return parquet.read_table(place).to_pandas()
+
+
+def open_run(folder: str | Path) -> Run:
+    """Return a finished run.
+
+    Raises:
+        RunError: no run is there, it never finished, or a file of it is damaged.
+    """
+    place = Path(folder)
+    return Run(place, *read_run(place))
 
 
 def runs_below(folder: Path) -> list[Path]:

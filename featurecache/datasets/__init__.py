@@ -7,17 +7,20 @@ A file of this room answers `open(spec, ...) -> ImageDataset`; the file name is 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from featurecache.errors import ConfigError, DatasetError, DatasetNotFoundError
 from featurecache.features import Task
 from featurecache.path_kinds import ARTIFACTS, STORES, explain_path, identify_path, suggest_path
 from featurecache.registry import Registry
+from featurecache.reports import Table, import_pandas
 from featurecache.rgb_conversion import RgbConversion
 
 if TYPE_CHECKING:
@@ -52,6 +55,31 @@ class RowTable:
 
     def __len__(self) -> int:
         return len(self.sample_id)
+
+    def __repr__(self) -> str:
+        return f"<RowTable: {len(self)} rows>"
+
+    def to_pandas(self, class_names: Sequence[str] = ()) -> Any:
+        """Return the table as a `pandas.DataFrame`, one line for each row.
+
+        Args:
+            class_names: C names. Classes get a column `label` beside their number in `target`; several targets a row get one
+                column each, by these names.
+
+        Raises:
+            FeatureCacheError: pandas is not installed.
+        """
+        pandas, target = import_pandas(), np.asarray(self.target)
+        texts = {name: [str(text) for text in getattr(self, name)] for name in ("split", "domain", "group")}
+        columns: dict[str, Any] = {"sample_id": [str(text) for text in self.sample_id]}
+        if target.ndim == 1:
+            names = np.array([*class_names, None], dtype=object)
+            columns |= {"label": names[target]} if len(class_names) else {}
+            columns["target"] = target
+        else:
+            named = class_names or range(target.shape[1])
+            columns |= {f"target:{name}": target[:, place] for place, name in enumerate(named)}
+        return pandas.DataFrame(columns | texts)
 
 
 def in_no_file(row: int) -> None:
@@ -92,6 +120,14 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def __repr__(self) -> str:
+        return f"<ImageDataset {self.name}: {len(self)} images, {self.task}, {len(self.class_names)} classes>"
+
+    def _repr_html_(self) -> str:
+        """Return how many images each split has, for a notebook."""
+        counts = Counter(str(split) for split in self.table.split)
+        return Table(repr(self)[1:-1], ("split", "images"), [(k or "none", n) for k, n in counts.items()])._repr_html_()
 
 
 class OpenDataset(Protocol):

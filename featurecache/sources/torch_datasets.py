@@ -19,17 +19,17 @@ from torch import Tensor
 
 from featurecache.checks import check
 from featurecache.errors import ConfigError
-from featurecache.places import Place, placed
+from featurecache.places import Place, Url, placed
+from featurecache.registry import nearest
+from featurecache.reports import Table
 from featurecache.sources import Order
 from featurecache.sources.cached import CachedSource, ordered, split_rows
-from featurecache.stores import open_store
+from featurecache.stores import FeatureStore, open_store
 
 Form = Literal["pair", "dict"]
 """(features, target), or {array: features, ..., "target", "row", "sample_id"}."""
 Sample = Any
 """One sample, or a batch of them, in one of the forms."""
-
-SPLITS = ("train", "val", "test", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +60,14 @@ class Selection:
             ConfigError: it holds no such split or view.
         """
         store = open_store(self.store)
-        rows = split_rows(store, *(SPLITS if self.split is None else (self.split,)))
+        known = sorted(set(np.asarray(store.table().split).tolist()))
+        if self.split is not None and self.split not in known:
+            near, held = nearest(str(self.split), known), ", ".join(map(repr, known))
+            raise ConfigError([f"{store.path} holds no rows of the split {self.split!r}; it holds {held}.{near}"])
+        rows = split_rows(store, *(known if self.split is None else (self.split,)))
         if not len(rows):
-            held = ", ".join(map(repr, sorted(set(np.asarray(store.table().split).tolist()))))
-            raise ConfigError([f"{store.path} holds no rows of the split {self.split!r}; it holds {held}"])
+            asked = "any split" if self.split is None else f"the split {self.split!r}"
+            raise ConfigError([f"{store.path} holds no rows of {asked} whose image could be read"])
         if beyond := [view for view in self.views if not 0 <= view < store.header.views]:
             raise ConfigError([f"{store.path} holds views 0 to {store.header.views - 1}, not {beyond[0]}"])
         source = CachedSource(store, self.arrays, rows, views=max(self.views) + 1)
@@ -77,19 +81,48 @@ class Selection:
             return arrays[self.arrays[0]], targets
         return {**arrays, "target": targets, "row": torch.from_numpy(rows), "sample_id": source.sample_ids(rows)}
 
+    def describe(self, kind: str, rows: int) -> Table:
+        """Return what is read, as a table of one row, for who displays the data set."""
+        read = (", ".join(self.arrays), self.split or "all", ", ".join(map(str, self.views)), str(self.dtype), rows)
+        return Table(f"{kind} {self.store}", ("arrays", "split", "views", "dtype", "rows"), [read])
+
     def _values(self, source: CachedSource, name: str, rows: npt.NDArray[np.int64]) -> Tensor:
         views = [source.gather(name, rows, view).to(self.dtype) for view in self.views]
         return views[0] if len(views) == 1 else torch.stack(views, 1)
 
 
+class SelectedRows:
+    """Base of both data sets: what is read, opened anew in each process, and displayed as text and in a notebook."""
+
+    selection: Selection
+    _source: CachedSource | None
+
+    @property
+    def source(self) -> CachedSource:
+        """The rows and arrays in this process."""
+        if self._source is None:
+            self._source = self.selection.opened()
+        return self._source
+
+    def __repr__(self) -> str:
+        selection = self.selection
+        arrays, split = ", ".join(selection.arrays), selection.split or "all"
+        return f"<{type(self).__name__} {selection.store}: {len(self.source)} rows of {arrays}, split {split}>"
+
+    def _repr_html_(self) -> str:
+        """Return what is read, for a notebook."""
+        return self.selection.describe(type(self).__name__, len(self.source))._repr_html_()
+
+
 def _selection(
-    store: str | Path, arrays: str | Sequence[str], split: str | None, views: int | Sequence[int], dtype: torch.dtype,
+    store: str | Path | FeatureStore, arrays: str | Sequence[str], split: str | None, views: int | Sequence[int], dtype: torch.dtype,
     form: Form, labelled: bool,
 ) -> Selection:  # fmt: skip
     names = (arrays,) if isinstance(arrays, str) else tuple(arrays)
     drawn = (views,) if isinstance(views, int) else tuple(views)
+    place = store if isinstance(store, (str, Path, Url)) else store.path  # a store travels to workers as its path
     return Selection(
-        store=placed(store), arrays=names, split=split, views=drawn, dtype=dtype, form=form, labelled=labelled
+        store=placed(place), arrays=names, split=split, views=drawn, dtype=dtype, form=form, labelled=labelled
     )
 
 
@@ -122,7 +155,7 @@ def batched(samples: Gathered) -> Sample:
     return samples.batch
 
 
-class FeatureDataset(torch.utils.data.Dataset[Sample]):
+class FeatureDataset(SelectedRows, torch.utils.data.Dataset[Sample]):
     """Rows of a store by their place, for a `DataLoader` with any sampler, a distributed one too.
 
     `DataLoader(dataset, batch_size=256, shuffle=True, collate_fn=batched)` gathers a batch at once.
@@ -130,7 +163,7 @@ class FeatureDataset(torch.utils.data.Dataset[Sample]):
 
     def __init__(
         self,
-        store: str | Path,
+        store: str | Path | FeatureStore,
         arrays: str | Sequence[str] = "embedding",
         *,
         split: str | None = None,
@@ -139,20 +172,22 @@ class FeatureDataset(torch.utils.data.Dataset[Sample]):
         form: Form = "pair",
         labelled: bool = True,
     ) -> None:
-        """Choose what is read; of `split` None, every row. `labelled` leaves rows without a target out.
+        """Choose what is read.
+
+        Args:
+            store: where it is, or the store itself, whose path workers open anew.
+            arrays: one name, such as "embedding", or several with form="dict".
+            split: rows of this split; None: every row.
+            views: one number, (B, ...); or several, (B, V, ...). 0 is the clean view.
+            dtype: of the features.
+            form: "pair" yields (features, target); "dict" also row numbers and sample ids, by name.
+            labelled: leave rows without a target out.
 
         Raises:
             ConfigError, StoreContentsError: the store does not hold what is asked for.
         """
         self.selection = _selection(store, arrays, split, views, dtype, form, labelled)
-        self._source: CachedSource | None = self.selection.opened()
-
-    @property
-    def source(self) -> CachedSource:
-        """The rows and arrays in this process."""
-        if self._source is None:
-            self._source = self.selection.opened()
-        return self._source
+        self._source = self.selection.opened()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"selection": self.selection, "_source": None}
@@ -169,7 +204,7 @@ class FeatureDataset(torch.utils.data.Dataset[Sample]):
         return Gathered(self.selection.taken(self.source, rows), len(rows))
 
 
-class FeatureStream(torch.utils.data.IterableDataset[Sample]):
+class FeatureStream(SelectedRows, torch.utils.data.IterableDataset[Sample]):
     """Every row of an epoch once, over all ranks and all workers together, in whole batches or one by one.
 
     With `batch_size` it yields batches: give `DataLoader(stream, batch_size=None)`. Pieces of ranks differ by one row where
@@ -178,7 +213,7 @@ class FeatureStream(torch.utils.data.IterableDataset[Sample]):
 
     def __init__(
         self,
-        store: str | Path,
+        store: str | Path | FeatureStore,
         arrays: str | Sequence[str] = "embedding",
         *,
         split: str | None = None,
@@ -208,14 +243,7 @@ class FeatureStream(torch.utils.data.IterableDataset[Sample]):
         self._rank = rank
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see a new epoch
-        self._source: CachedSource | None = self.selection.opened()
-
-    @property
-    def source(self) -> CachedSource:
-        """The rows and arrays in this process."""
-        if self._source is None:
-            self._source = self.selection.opened()
-        return self._source
+        self._source = self.selection.opened()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_source": None, "_rank": self._rank or _distributed()}

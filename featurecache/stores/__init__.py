@@ -156,6 +156,34 @@ class FeatureStore(Protocol):
             StoreDamagedError: it is not what was written.
         """
 
+    def row_numbers(
+        self, *, split: str | None = None, array: str | None = None, view: int = 0
+    ) -> npt.NDArray[np.int64]:
+        """Return the numbers of the rows of a split (None: of all) that are committed and whose image could be read.
+
+        The five below yield these rows, in this order.
+
+        Raises:
+            StoreContentsError: no such split or array; names those that there are.
+        """
+
+    def to_numpy(self, array: str, *, split: str | None = None, view: int = 0) -> npt.NDArray[Any]:
+        """Return the values of an array, (N, ...), or an array of the classes, whole; bfloat16 as float32."""
+
+    def labels(self, *, split: str | None = None, array: str | None = None, view: int = 0) -> npt.NDArray[Any]:
+        """Return the targets, (N,) or (N, K); -1 or NaN: unlabelled."""
+
+    def sample_ids(self, *, split: str | None = None, array: str | None = None, view: int = 0) -> list[str]:
+        """Return the N sample ids."""
+
+    def X_y(
+        self, array: str, split: str | None = None, *, view: int = 0, labelled: bool | None = None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return features and targets, as `fit` of scikit-learn takes them; refuse unlabelled rows unless told what to do."""
+
+    def to_pandas(self, *, split: str | None = None) -> Any:
+        """Return the row table with `status` as a data frame, one line for each row, also for those that were skipped."""
+
     def close(self) -> None:
         """Release files and the writer's lock."""
 

@@ -19,7 +19,7 @@ from featurecache.errors import StoreDamagedError, StoreError, StoreNotFoundErro
 from featurecache.features import ArraySpec, Header
 from featurecache.stores import _hdf5_verifying
 from featurecache.stores._agreement import check_extends
-from featurecache.stores._choosing import readable
+from featurecache.stores._choosing import RowAccess
 from featurecache.stores._constants import ClassValues, Piece
 from featurecache.stores._copying import Copied, Journal, copy_notes, replacing, take_apart
 from featurecache.stores._creation import LEDGER, create_files
@@ -92,7 +92,7 @@ def copy(source: Copied, path: Path) -> None:
                 copy_notes(source.notes, notes)
 
 
-class Hdf5Store:
+class Hdf5Store(RowAccess):
     """A store in one file, or on its way into one. See `FeatureStore` for the contract."""
 
     def __init__(self, path: Path, lock: Lock | None = None) -> None:
@@ -142,7 +142,7 @@ class Hdf5Store:
             file.close()
 
     @property
-    def header(self) -> Header:
+    def header(self) -> Header:  # type: ignore[override]
         """What the store holds, and what made it."""
         return self._held.header
 
@@ -280,10 +280,6 @@ class Hdf5Store:
     def mapped(self, array: str, view: int = 0) -> npt.NDArray[Any] | None:
         """Return all N rows as one array over the mapped file, or None where it cannot be mapped."""
         return self._held.mapped(array, view)
-
-    def to_numpy(self, array: str, *, split: str | None = None, view: int = 0) -> npt.NDArray[Any]:
-        """Return the committed `ok` rows of one array, or an array of the classes; bfloat16 as float32."""
-        return readable(self, array, split, view)
 
     def constant(self, name: str) -> npt.NDArray[Any]:
         """Return an array of the classes, whole, in storage dtype."""

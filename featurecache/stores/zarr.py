@@ -15,7 +15,7 @@ from featurecache.errors import StoreContentsError, StoreDamagedError, StoreErro
 from featurecache.features import ArraySpec, Header
 from featurecache.stores import _copying, _ledger, _restoring, _verifying
 from featurecache.stores._agreement import check_extends
-from featurecache.stores._choosing import readable
+from featurecache.stores._choosing import RowAccess
 from featurecache.stores._constants import (
     CLASSES,
     ClassValues,
@@ -116,7 +116,7 @@ def copy(source: Copied, path: Path) -> None:
         copy_notes(source.notes, temporary)
 
 
-class ZarrStore:
+class ZarrStore(RowAccess):
     """A store in one folder. See `FeatureStore` for the contract."""
 
     def __init__(self, path: Path, lock: Lock | None = None) -> None:
@@ -378,10 +378,6 @@ class ZarrStore:
     def block(self, spec: ArraySpec, rows: slice) -> npt.NDArray[Any]:
         """Return (B, V, ...) of the rows of one chunk, read from its files and not mapped."""
         return self._rows.block(spec, rows)
-
-    def to_numpy(self, array: str, *, split: str | None = None, view: int = 0) -> npt.NDArray[Any]:
-        """Return the committed `ok` rows of one array, or an array of the classes; bfloat16 as float32."""
-        return readable(self, array, split, view)
 
     def let_go(self) -> None:
         """Close the files, but leave the lock to whoever gave it."""

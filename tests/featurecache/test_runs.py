@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from featurecache.errors import RunError
-from featurecache.runs import is_done, read_run, read_trained, runs_below, write_record
+from featurecache.runs import is_done, open_run, read_run, read_trained, runs_below, write_record
 
 CONFIG = {"head": "linear", "lr": 0.001, "features": {"backbone": {"name": "demo"}}}
 
@@ -135,3 +137,43 @@ def made(folder):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text("{}")
     return folder
+
+
+RECORD = {
+    "head": "linear", "class_names": ["a", "b"],
+    "metrics": {"test": {"top1": {"value": 0.75, "low": 0.5, "high": 0.9}, "recall": {"a": 1.0}}},
+}  # fmt: skip
+
+
+def test_an_opened_run_displays_its_metrics_and_no_text_of_it_is_html(tmp_path):
+    is_done(tmp_path / "<b>run</b>", CONFIG)
+    write_record(tmp_path / "<b>run</b>", RECORD)
+
+    run = open_run(str(tmp_path / "<b>run</b>"))
+
+    assert (run.config, run.record) == (CONFIG, RECORD)
+    assert repr(run).splitlines()[0].endswith("<b>run</b>: head linear")
+    assert repr(run).splitlines()[2].split() == ["test", "top1", "0.75", "0.5", "0.9"]
+    assert "&lt;b&gt;run" in run._repr_html_() and "<b>" not in run._repr_html_()
+
+
+def test_a_comparison_is_displayed_as_one(tmp_path):
+    is_done(tmp_path, CONFIG)
+    write_record(tmp_path, {"protocol": "holdout"})
+
+    assert repr(open_run(tmp_path)) == f"run {tmp_path}: a comparison, without a head of its own"
+
+
+def test_metrics_and_predictions_are_data_frames(tmp_path):
+    pytest.importorskip("pandas")
+    is_done(tmp_path, CONFIG)
+    write_record(tmp_path, RECORD)
+
+    with pytest.raises(RunError, match="holds no predictions: it had no rows to predict"):
+        open_run(tmp_path).predictions()
+    parquet.write_table(
+        pyarrow.table({"sample_id": ["x"], "label": ["a"], "pred": ["b"]}), tmp_path / "predictions.parquet"
+    )
+
+    assert open_run(tmp_path).to_pandas().value.tolist() == [0.75]
+    assert open_run(tmp_path).predictions().pred.tolist() == ["b"]

@@ -13,6 +13,7 @@ from featurecache.errors import ConfigError, StoreContentsError
 from featurecache.sources import torch_datasets
 from featurecache.sources.cached import CachedSource, split_rows
 from featurecache.sources.torch_datasets import FeatureDataset, FeatureStream, batched
+from featurecache.stores import open_store
 from tests.featurecache.sources.samples import expected, finished_store, unfinished_store
 
 ROWS = 600
@@ -219,3 +220,34 @@ def test_the_rows_of_a_split_are_those_that_train_head_reads(path):
     store = FeatureDataset(path, split="train").source.store
 
     assert FeatureDataset(path, split="train").source.rows.tolist() == split_rows(store, "train").tolist()
+
+
+@pytest.mark.parametrize("kind", [FeatureDataset, FeatureStream])
+def test_an_unknown_split_is_refused_with_those_there_are(path, kind):
+    with pytest.raises(ConfigError, match="no rows of the split 'trian'; it holds .*'train'.* Did you mean 'train'"):
+        kind(path, split="trian")
+
+
+@pytest.mark.parametrize("kind", [FeatureDataset, FeatureStream])
+def test_a_data_set_displays_what_it_reads(path, kind, train):
+    shown = kind(path, split="train")
+
+    assert repr(shown) == f"<{kind.__name__} {path}: {len(train)} rows of embedding, split train>"
+    assert f"<td>{len(train)}</td>" in shown._repr_html_()
+
+
+def test_an_open_store_is_read_like_its_path_and_travels_as_it(path):
+    store = open_store(path)
+
+    of_store, of_path = FeatureDataset(store, split="test"), FeatureDataset(str(path), split="test")
+
+    assert of_store.selection == of_path.selection
+    assert len(pickle.loads(pickle.dumps(of_store))) == len(of_path)
+
+
+def test_its_rows_are_those_of_x_y(path):
+    X, y = open_store(path).X_y("embedding", "test", labelled=True)
+    features, targets = zip(*FeatureDataset(path, split="test"), strict=True)
+
+    np.testing.assert_array_equal(np.stack(features), X.astype(np.float32))
+    np.testing.assert_array_equal(targets, y)
