@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL.Image import Image
+from torch import Tensor
 
 from featurecache.datasets import (
     ImageDataset,
@@ -22,11 +25,13 @@ from featurecache.datasets import (
 from featurecache.errors import ConfigError, DatasetNotFoundError, UnreadableSampleError
 from featurecache.rgb_conversion import RgbConversion
 from pipelines.predicting.inputs import refuse_other_kinds
+from pipelines.predicting.pixel_arrays import list_pictures
 
 DEFAULT = RgbConversion()
 
-Pictures = Sequence[Image | str | Path] | Image | str | Path
-"""PIL images, files, folders and archives, in any mixture, or one of them."""
+Picture = Image | str | Path | npt.NDArray[Any] | Tensor
+Pictures = Iterable[Picture] | Picture
+"""PIL images, files, folders, archives, arrays and tensors (see `pixel_arrays`), in any mixture, or one of them."""
 
 
 def gathered(images: Pictures, convert: RgbConversion = DEFAULT) -> ImageDataset:
@@ -34,9 +39,9 @@ def gathered(images: Pictures, convert: RgbConversion = DEFAULT) -> ImageDataset
 
     Raises:
         DatasetNotFoundError: lists every path where nothing is.
-        ConfigError: there is no image.
+        ConfigError: there is no image, or something that is none.
     """
-    given = [images] if isinstance(images, (Image, str, Path)) else list(images)
+    given = list_pictures(images)
     absent = [str(item) for item in given if not isinstance(item, Image) and not Path(item).exists()]
     if absent:
         raise DatasetNotFoundError(f"there is no {', '.join(absent)}. Name images, folders of images, or archives.")

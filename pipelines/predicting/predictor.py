@@ -21,6 +21,7 @@ from featurecache.errors import ConfigError, RunError, UnreadableSampleError, We
 from featurecache.features import ArraySpec, Task, differences
 from featurecache.mending import OF_THE_IMAGES
 from featurecache.progress import Bar, Stopwatch
+from featurecache.reports import Table
 from featurecache.requests import request_of
 from featurecache.rgb_conversion import RgbConversion
 from featurecache.runs import read_trained
@@ -62,6 +63,22 @@ class Predictor:
         self.tokens: list[str] = features["tokens"]
         self.arrays = [ArraySpec(a["name"], tuple(a["tail"]), a["dtype"]) for a in features["arrays"]]
         """What the head reads, in its order."""
+
+    def __repr__(self) -> str:
+        return f"<Predictor: {self.record['features']['backbone']['name']}, {self._described()}>"
+
+    def _repr_html_(self) -> str:
+        """Return what the predictor is made of, for a notebook."""
+        features = self.record["features"]
+        rows = [
+            ("backbone", features["backbone"]["name"]), ("head", type(self.head).__name__), ("task", self.task),
+            ("reads", ", ".join(spec.name for spec in self.arrays)), ("answers", ", ".join(self.class_names)),
+        ]  # fmt: skip
+        return Table("Predictor", ("", ""), rows)._repr_html_()
+
+    def _described(self) -> str:
+        kind = "values" if self.task == "regression" else "classes"
+        return f"head {type(self.head).__name__} on {len(self.arrays)} arrays, {len(self.class_names)} {kind}"
 
     @classmethod
     def load(cls, run: str | Path, *, weights: str | None = None, device: str = "cpu") -> Predictor:
@@ -125,9 +142,19 @@ class Predictor:
         on_error: OnError = "stop",
         quiet: bool = True,
     ) -> list[Prediction]:
-        """Return one prediction an image: PIL images, files, folders and archives, in any mixture.
+        """Return one prediction an image.
+
+        Args:
+            images: PIL images, files, folders, archives, and arrays or tensors of one picture or of a batch, in any mixture,
+                or one of them; `pixel_arrays` says which shapes and values. They are given as they were loaded: the run
+                resizes, crops and normalises them.
+            topk: classes to name for each image, most probable first.
+            batch_size: images per forward pass.
+            on_error: what an image that cannot be decoded does: "stop", or "skip" to leave it without an answer.
+            quiet: show no progress.
 
         Raises:
+            ConfigError: there is no image, or something that is none; lists all of these.
             DatasetNotFoundError: lists every path where nothing is.
             UnreadableSampleError: an image cannot be decoded, with `on_error="stop"`.
         """

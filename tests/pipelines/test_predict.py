@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -207,3 +208,25 @@ def test_of_a_folder_what_is_left_out_is_named_and_nothing_is_said_of_splits(pla
     assert len(found) == 25
     (said,) = caplog.messages
     assert "left out" in said and "notes.txt" in said
+
+
+def test_arrays_and_tensors_get_the_answers_of_their_files(place):
+    predictor = Predictor.load(place / "run")
+    paths = sorted((place / "photos/test/red").glob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
+    channels_first = torch.from_numpy(pixels).movedim(-1, 1)
+
+    of_files = predictor.predict_proba(paths)
+
+    for given in (pixels, channels_first, channels_first / 255, [pixels[0], *channels_first[1:]]):
+        np.testing.assert_array_equal(predictor.predict_proba(given), of_files)
+    assert [said.answer for said in predictor.predict(pixels)] == ["red"] * len(paths)
+    assert predictor.embed(pixels[0]).shape == (1, predictor.backbone.dim)
+
+
+def test_a_predictor_displays_what_it_is_made_of(place):
+    predictor = Predictor.load(place / "run")
+    predictor.class_names[0] = "<b>blue</b>"
+
+    assert repr(predictor) == "<Predictor: demo, head Ridge on 12 arrays, 3 classes>"
+    assert "&lt;b&gt;blue" in predictor._repr_html_() and "<b>blue" not in predictor._repr_html_()
