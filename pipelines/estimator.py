@@ -34,6 +34,7 @@ from featurecache.threads import suited_threads
 from heads import HEADS, ClosedForm, HeadSpec
 from heads._checkpoint import build_head
 from pipelines._arrays import compare_stored, select_arrays
+from pipelines._caller_arrays import read_features, read_labels
 from pipelines._roles import read_store_in_roles
 from pipelines._rows import every_training_row, labelled_rows, trainable
 from pipelines.objectives.cross_entropy import build as cross_entropy
@@ -48,14 +49,29 @@ from pipelines.training.training import SOLVING_BATCH
 ONLY = "embedding"
 """Name of an array that is given without one."""
 
+NO_LABELS = (
+    "y is missing: HeadClassifier requires y to be passed, but the target y is None. Give one label a row, or a store, "
+    "which knows its labels"
+)
 Features = npt.ArrayLike | Mapping[str, Any] | str | Path | Url | FeatureStore
 """(N, D) values; array name -> (N, ...) values, shallow to deep; or a store, or where one is."""
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A head of this project as a classifier; whatever is not named here is an option of the head.
+    """A head of this project as a classifier of scikit-learn; see `__init__` for what can be set.
 
-    After `fit`: `classes_`, `head_` (the module), `chosen_` (what a closed form chose), `best_epoch_`, `history_`.
+    `X` is (N, D): an array, a list, a tensor or a data frame; a mapping of array names to such values, shallow to deep, or
+    to tokens (N, T, D); or a store, whose training rows `fit` takes and whose test rows everything else takes.
+
+    Attributes:
+        classes_: (C,) the labels, sorted; of a store its class names.
+        n_features_in_: features of a row, of all arrays together.
+        feature_names_in_: names of the columns, where `X` was a data frame.
+        names_: names of the arrays.
+        head_: the trained module.
+        chosen_: what a closed form chose, such as its penalty.
+        best_epoch_: epoch whose values were kept; 0: those of the closed form.
+        history_: one entry an epoch.
     """
 
     def __init__(
@@ -77,22 +93,50 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Note the settings; they are those of `train-head`, and checked by `fit`.
 
         Args:
-            head: its name.
-            epochs: passes over the rows; None: as many as make 1000 steps, but at least 50 and at most 1000. 0: closed form alone.
-            lr: None: the head's own.
-            weight_decay: decoupled, of adamw.
-            batch_size: rows a step.
-            standardise: by the mean and standard deviation of the rows it learns from.
-            validation: share of the rows by which the best epoch is chosen, where the head is trained; a store has its own.
-            layers: of a store, as `--layers`.
-            tokens: of a store, as `--tokens`.
-            seed: of the start, of dropout, of the order of the rows and of the validation rows.
-            device: to train on.
-            options: of the head.
+            head: its name, such as "logistic", "ridge", "linear", "knn" or "lfa"; `featurecache list heads` lists them.
+            epochs: passes over the rows, for a head that is trained by steps; None: as many as make 1000 steps, but at
+                least 50 and at most 1000. 0: what its closed form gives, untrained.
+            lr: learning rate at its highest; None: the head's own.
+            weight_decay: decoupled weight decay of AdamW.
+            batch_size: rows of a step.
+            standardise: whether features are brought to mean 0 and standard deviation 1, by the rows it learns from.
+            validation: share of the rows, between 0 and 1, that are held out to choose the best epoch by, where the head is
+                trained by steps; a store has validation rows of its own.
+            layers: layers of a store, as `--layers`: "last", "all", or indices such as "0,3,6-11"; None: the head's own.
+            tokens: kinds of token of a store, as `--tokens`: "auto", or such as "cls+mean".
+            seed: seed of the initial values, of dropout, of the order of the rows and of the choice of validation rows.
+            device: device to train on: "cpu", "cuda", "cuda:1".
+            **options: options of the head, such as `k=5` of "knn"; `featurecache list heads` names them. They are parameters
+                of the estimator, which `GridSearchCV` searches.
         """
         self.head, self.epochs, self.lr, self.weight_decay, self.batch_size = head, epochs, lr, weight_decay, batch_size
         self.standardise, self.validation, self.layers, self.tokens = standardise, validation, layers, tokens
-        self.seed, self.device, self.options = seed, device, options
+        self.seed, self.device = seed, device
+        self._set_options(options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the head: every attribute that is neither a setting nor learned, so that `clone` sees them."""
+        own = super().get_params(deep=False).keys()
+        named = {
+            name: value for name, value in vars(self).items()
+            if name not in own and not name.startswith("_") and not name.endswith("_")
+        }  # fmt: skip
+        unfit: dict[str, Any] = vars(self).get("_unfit_options", {})
+        return named | unfit
+
+    def _set_options(self, options: Mapping[str, Any]) -> None:
+        """Note options of the head; those named as something of the class are of no head, and are refused by `fit`."""
+        for name, value in options.items():
+            if hasattr(type(self), name) or name.startswith("_") or name.endswith("_"):
+                self._unfit_options = {**vars(self).get("_unfit_options", {}), name: value}
+            else:
+                setattr(self, name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a pickle; of those made before, options stand in an entry of that name."""
+        super().__setstate__({**state, **state.get("options", {})})
+        self.__dict__.pop("options", None)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return every setting, the head's options too."""
@@ -101,11 +145,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def set_params(self, **params: Any) -> HeadClassifier:
         """Change settings or options of the head."""
         own = super().get_params(deep=False).keys()
-        for name, value in params.items():
-            if name in own:
-                setattr(self, name, value)
-            else:
-                self.options = {**self.options, name: value}
+        self._set_options({name: value for name, value in params.items() if name not in own})
+        for name in own & params.keys():
+            setattr(self, name, params[name])
         return self
 
     def fit(self, X: Features, y: npt.ArrayLike | None = None) -> HeadClassifier:
@@ -128,8 +170,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         train, validation, combine = self._from_store(X, room) if _is_store(X) else self._from_arrays(X, y)
         first = next(iter(train.batches(1))).arrays
+        self.shapes_ = {name: tuple(values.shape[1:]) for name, values in first.items()}
+        self.n_features_in_ = sum(values[0].numel() for values in first.values())
         spec = HeadSpec(
-            shapes={name: tuple(values.shape[1:]) for name, values in first.items()}, num_classes=len(self.classes_),
+            shapes=self.shapes_, num_classes=len(self.classes_),
             combine=combine, constants=_constants(room, train, self.head),
         )  # fmt: skip
         values = sum(math.prod(shape) for shape in spec.shapes.values())
@@ -150,17 +194,12 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return train, validation if len(validation) else None, combine
 
     def _from_arrays(self, X: Any, y: Any) -> tuple[InMemory, InMemory | None, Any]:
-        arrays = _tensors(X)
         if y is None:
-            raise ConfigError(["y is missing: give one label a row, or fit on a store, which knows its labels"])
-        labels, rows = np.asarray(y), len(next(iter(arrays.values())))
-        check(
-            (labels.shape == (rows,), f"y must hold {rows} labels, one a row, got the shape {labels.shape}"),
-            (len(np.unique(labels)) > 1, "all labels are of one class, so there is nothing to tell apart"),
-        )
+            raise ConfigError([NO_LABELS])
+        arrays = read_features(self, X, ONLY, reset=True)
+        labels = read_labels(y, len(next(iter(arrays.values()))))
         self.classes_, targets = np.unique(labels, return_inverse=True)
         self.names_ = tuple(arrays)
-        self.n_features_in_ = sum(values[0].numel() for values in arrays.values())
         return InMemory(arrays, torch.from_numpy(targets.astype(np.int64))), None, "concat"
 
     def _train(self, room: Any, spec: HeadSpec, train: Any, validation: Any) -> None:
@@ -203,35 +242,50 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return learned, kept
 
     def decision_function(self, X: Features) -> npt.NDArray[np.float32]:
-        """Return (N, C) logits, of arrays or of the test rows of a store."""
-        check_is_fitted(self, "head_")
-        return self._outputs(X)[0]
+        """Return (N, C) logits, of arrays or of the test rows of a store.
+
+        With two classes (N,), the log odds of `classes_[1]`: above 0 it is predicted.
+        """
+        logits = self._outputs(X)[0]
+        return logits if len(self.classes_) > 2 else logits[:, 1] - logits[:, 0]
 
     def _outputs(self, X: Features) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        with suited_threads(_row_count(X)):
-            return self._asked(X)
-
-    def _asked(self, X: Features) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return ((N, C) logits, (N,) targets, which are 0 where `X` knows none)."""
+        check_is_fitted(self, "head_")
         source: InMemory | CachedSource
         if _is_store(X):
             store = _opened(X)
             source = CachedSource(store, self.names_, labelled_rows(store, "test"))
         else:
-            arrays = _tensors(X)
-            if set(arrays) != set(self.names_):
-                raise ConfigError([f"it was fitted on {', '.join(self.names_)}, but X has {', '.join(arrays)}"])
+            name = self.names_[0] if len(self.names_) == 1 else ONLY  # an array without a name is the only one there is
+            arrays = read_features(self, X, name, reset=False)
+            self._check_shapes({name: tuple(values.shape[1:]) for name, values in arrays.items()})
             source = InMemory(arrays, torch.zeros(len(next(iter(arrays.values()))), dtype=torch.int64))
-        logits, targets = outputs_of(self.head_, source, self.device)
+        with suited_threads(len(source)):
+            logits, targets = outputs_of(self.head_, source, self.device)
         return logits.numpy(), targets.numpy()
+
+    def _check_shapes(self, given: Mapping[str, tuple[int, ...]]) -> None:
+        if set(given) != set(self.names_):
+            raise ConfigError([f"it was fitted on {', '.join(self.names_)}, but X has {', '.join(given)}"])
+        check(
+            *(
+                (
+                    given[name] == shape,
+                    f"it was fitted on {name} with rows of the shape {shape}, but X has {given[name]}",
+                )
+                for name, shape in self.shapes_.items()
+            )
+        )
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.float32]:
         """Return (N, C) probabilities in the order of `classes_`."""
-        found: npt.NDArray[np.float32] = torch.from_numpy(self.decision_function(X)).softmax(-1).numpy()
+        found: npt.NDArray[np.float32] = torch.from_numpy(self._outputs(X)[0]).softmax(-1).numpy()
         return found
 
     def predict(self, X: Features) -> npt.NDArray[Any]:
         """Return (N,) labels, of arrays or of the test rows of a store."""
-        best = self.decision_function(X).argmax(-1)
+        best = self._outputs(X)[0].argmax(-1)
         found: npt.NDArray[Any] = self.classes_[best]
         return found
 
@@ -240,7 +294,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if y is not None:
             return float(super().score(X, y, sample_weight))
         if not _is_store(X):
-            raise ConfigError(["y is missing: give one label a row, or a store, which knows its labels"])
+            raise ConfigError([NO_LABELS])
         logits, targets = self._outputs(X)
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         return float(np.average(logits.argmax(-1) == targets, weights=weights))
@@ -263,34 +317,6 @@ def _row_count(X: Any) -> int:
 def _opened(X: Any) -> FeatureStore:
     """Return a store, of which `val` is the test where it has no other."""
     return read_store_in_roles(X if hasattr(X, "header") else open_store(X), None)[0]
-
-
-def _tensors(X: Any) -> dict[str, Tensor]:
-    """Return array name -> (N, ...) float32.
-
-    Raises:
-        ConfigError: values that are no numbers, not finite, or of unequal length; lists every problem.
-    """
-    given = dict(X) if isinstance(X, Mapping) else {ONLY: X}
-    problems, arrays = [], {}
-    for name, values in given.items():
-        try:
-            arrays[name] = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-        except (TypeError, ValueError) as error:
-            problems.append(f"{name} does not hold numbers: {error}")
-            continue
-        if arrays[name].ndim < 2 or not len(arrays[name]):
-            problems.append(f"{name} must be (N, D) with N > 0, got the shape {tuple(arrays[name].shape)}")
-        elif not arrays[name].isfinite().all():
-            problems.append(f"{name} holds NaN or infinity")
-    if len({len(values) for values in arrays.values()}) > 1:
-        counts = ", ".join(f"{name} {len(values)}" for name, values in arrays.items())
-        problems.append(f"the arrays have unequal numbers of rows: {counts}")
-    if not given:
-        problems.append("there is no array")
-    if problems:
-        raise ConfigError(problems)
-    return arrays
 
 
 def _constants(room: Any, train: Any, name: str) -> dict[str, Tensor]:
