@@ -24,6 +24,7 @@ import click
 from featurecache.checks import coerce, config_from
 from featurecache.declarations import DeclaredConfig, read_config
 from featurecache.options import VerbCommand, example_of, read_call
+from featurecache.shadowing import qualify_name
 
 VERBS: dict[str, tuple[str, str]] = {
     "extract-features": (
@@ -205,7 +206,7 @@ def _run(verb: str, place: tuple[str, str, str], given: dict[str, Any]) -> Any:
     from featurecache.progress import says_when_loading
 
     with says_when_loading("torch", f"{verb}: loading PyTorch"):
-        module = importlib.import_module(place[0])
+        module = importlib.import_module(qualify_name(place[0]))
         config, act = getattr(module, place[1]), getattr(module, place[2])
         return act(config_from(config, getattr(config, "expanded", dict)(given)))
 
@@ -250,7 +251,7 @@ def _terminable() -> Iterator[None]:
 
 def _logme_error(otherwise: type[Exception]) -> type[Exception]:
     """Return the error of a module that stands by itself, where the verb has imported it."""
-    logme = sys.modules.get("logme")
+    logme = sys.modules.get("featurecache.logme")
     error: type[Exception] = logme.LogMEError if logme else otherwise
     return error
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -23,6 +25,69 @@ def check(*conditions: tuple[bool, str]) -> None:
     problems = [message for holds, message in conditions if not holds]
     if problems:
         raise ConfigError(problems)
+
+
+class Config:
+    """Base of the Config of every verb: its fields take paths as text, and one path or text where several may be given.
+
+    `TrainHeadConfig(store="photos.zarr", out="runs/x")` so holds the same as with `Path(...)`, however it is made.
+    """
+
+    def __init_subclass__(cls) -> None:
+        """Let paths be converted before the class itself checks its values."""
+        super().__init_subclass__()
+        own = cls.__dict__.get("__post_init__")
+
+        def __post_init__(self: Config) -> None:
+            convert_paths(self)
+            if own is not None:
+                own(self)
+            else:
+                super(cls, self).__post_init__()  # type: ignore[misc]
+
+        cls.__post_init__ = __post_init__  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        """Check nothing more."""
+
+
+def convert_paths(config: Config) -> None:
+    """Give every field of a dataclass that is annotated as a path, or as several values, that type.
+
+    Raises:
+        ConfigError: lists every field whose value cannot be one.
+    """
+    problems = []
+    for name, hint in _hints(type(config)).items():  # type: ignore[arg-type]
+        value = getattr(config, name)
+        if not _is_convertible(value, hint):
+            continue
+        try:
+            object.__setattr__(config, name, coerce(value, hint))
+        except (TypeError, ValueError):
+            problems.append(f"{name} must be {describe(hint)}, got {value!r}{_of_places(value, hint)}")
+    if problems:
+        raise ConfigError(problems)
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _is_convertible(value: Any, hint: Any) -> bool:
+    """Return whether a field is of paths, or a value is a path or one of several where its annotation says otherwise."""
+    if Path in _leaves(hint):
+        return True
+    given = value if isinstance(value, (list, tuple)) else [value]
+    many = any(get_origin(part) is tuple for part in (hint, *get_args(hint)))
+    return any(isinstance(item, os.PathLike) for item in given) or (many and isinstance(value, (str, list)))
+
+
+def _leaves(hint: Any) -> set[Any]:
+    parts = get_args(hint)
+    return set().union(*map(_leaves, parts)) if parts else {hint}
 
 
 def config_from(cls: type[T], values: Mapping[str, Any]) -> T:
@@ -179,6 +244,8 @@ def _scalar(value: Any, hint: Any) -> Any:
         raise ValueError(value)
     if hint is float and not math.isfinite(float(value)):
         raise ValueError(value)
+    if hint is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
     if hint is str and not isinstance(value, (str, int, float)):
         raise TypeError(value)
     return hint(value)

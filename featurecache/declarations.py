@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any
 
 from featurecache.registry import find_source
+from featurecache.shadowing import qualify_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class _Source(Mapping[str, Any]):
             return found if several == [name] else found[several.index(name)]
         if node is None and hasattr(builtins, name):
             return getattr(builtins, name)
-        return getattr(importlib.import_module(self.module), name)
+        return getattr(importlib.import_module(qualify_name(self.module)), name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.definitions)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from featurecache.errors import UnknownNameError
+from featurecache.shadowing import qualify_name
 
 HOME = Path(__file__).resolve().parents[1]
 """Folder of all our modules: whatever else is called as they are, and comes first on the path, is not looked at."""
@@ -98,11 +99,11 @@ class Registry:
         Raises:
             UnknownNameError: no file of the folder has that name; the message lists those that exist.
         """
-        return importlib.import_module(f"{self.package}.{self.stem(name)}")
+        return importlib.import_module(qualify_name(f"{self.package}.{self.stem(name)}"))
 
     def _describe_way_to_add(self, stem: str) -> str:
         """Return which file to write; "" of an installed package, into which users write no files."""
-        spec = importlib.util.find_spec(self.package)
+        spec = importlib.util.find_spec(qualify_name(self.package))
         folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
         roots = [folder.parents[self.package.count(".")] for folder in folders]
         if any(_is_installed(root) for root in roots) or not stem.isidentifier():

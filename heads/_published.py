@@ -20,6 +20,7 @@ from featurecache.errors import UnknownNameError
 from featurecache.peft import published_families as of_methods
 from featurecache.peft import read_published
 from featurecache.registry import nearest, plain
+from featurecache.shadowing import qualify_name
 
 SHOWN = 12
 """Names of a list that are spelt out."""
@@ -104,4 +105,4 @@ def _room(family: str) -> ModuleType:
             f"there are no published names called {family!r}.{nearest(family, [*known, *of_methods()])} Known: those of "
             f"heads, {', '.join(known)}, and those of methods, {', '.join(of_methods())}."
         )
-    return importlib.import_module(f"heads._published_{plain(family)}")
+    return importlib.import_module(qualify_name(f"heads._published_{plain(family)}"))

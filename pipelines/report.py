@@ -22,6 +22,7 @@ from featurecache.errors import FeatureCacheError
 from featurecache.files import write_atomic
 from featurecache.reports import Table
 from featurecache.runs import RECORD, holds_head, read_run, runs_below
+from featurecache.shadowing import qualify_name
 from pipelines.sections import ORDER, SECTIONS, Page, Picture, Run, Section
 
 SIDE = 64
@@ -146,7 +147,7 @@ def page_of(title: str, about: Page, sections: Sequence[tuple[str, Section]], no
 
 
 def _template() -> Any:
-    text = importlib.resources.files("pipelines").joinpath("report.html").read_text(encoding="utf-8")
+    text = importlib.resources.files(qualify_name("pipelines")).joinpath("report.html").read_text(encoding="utf-8")
     return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
         text
     )

@@ -31,7 +31,7 @@ MAY_IMPORT = {
 """Part of the house -> parts it may import; `cli` names its flows as text and imports one when a verb is called."""
 
 LEVELS = (
-    {"errors"},
+    {"errors", "shadowing"},
     {
         "casting",
         "checks",
@@ -72,6 +72,7 @@ LEVELS = (
         "opening",
         "growing",
         "division",
+        "verbs",
     },
 )
 """Inside featurecache: a module imports its own level or a lower one; rooms of the third level never import each other."""

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import featurecache
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("featurecache", "heads", "pipelines")
 MODULES = {"cli.py", "logme.py", "save_features.py"}
@@ -46,6 +48,7 @@ def test_the_wheel_holds_every_module_and_the_weights_of_the_demo(wheel):
     assert installed == written | MODULES | recipes | {
         "featurecache/backbones/demo.safetensors",
         "pipelines/report.html",
+        *(f"{package}/py.typed" for package in PACKAGES),
     }
 
 
@@ -57,7 +60,7 @@ def test_one_console_script_is_installed(wheel):
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
 
-    assert config["options.entry_points"]["console_scripts"].split() == ["featurecache", "=", "cli:main"]
+    assert config["options.entry_points"]["console_scripts"].split() == ["featurecache", "=", "featurecache.cli:main"]
     assert any(name.endswith("entry_points.txt") for name in wheel)
 
 
@@ -100,3 +103,12 @@ def _imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             found.add(node.module.partition(".")[0])
     return found
+
+
+def test_what_is_offered_lazily_is_imported_for_type_checkers():
+    tree = ast.parse((ROOT / "featurecache/__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+
+    typed = {alias.asname for node in block.body for alias in node.names}
+
+    assert typed == {*featurecache._OBJECTS, "heads", "logme", "pipelines"}

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import pytest
 
-from featurecache.checks import bind_options, check, coerce, config_from, describe
+from featurecache.checks import Config, bind_options, check, coerce, config_from, describe
 from featurecache.errors import ConfigError
+from featurecache.places import Place, Url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,3 +124,62 @@ def test_every_problem_of_options_is_told_with_their_owner():
 def test_types_are_told_in_words():
     assert describe(tuple[float, ...]) == "a list of a number"
     assert describe(Path | None) == "a path or nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base(Config):
+    """Fields that a verb shares with others."""
+
+    out: Path
+    weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(Base):
+    """Every kind of field that names a place."""
+
+    stores: tuple[Place, ...]
+    pictures: Path | None = None
+    pair: tuple[str, Path] | None = None
+    names: tuple[str, ...] = ()
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        check((self.count > 0, f"count must be positive, got {self.count}"))
+
+
+def test_paths_are_given_as_text_and_alone_where_there_may_be_several():
+    config = Reading(out="runs/x", stores="a.zarr", pictures="p", pair=["lfa", "f.pt"], names="one", weights=Path("w"))
+
+    assert config == Reading(
+        out=Path("runs/x"), stores=(Path("a.zarr"),), pictures=Path("p"), pair=("lfa", Path("f.pt")), names=("one",),
+        weights="w",
+    )  # fmt: skip
+
+
+def test_urls_are_urls_where_these_may_be_read_and_refused_where_not():
+    assert Reading(out="x", stores=["s3://b/a.zarr", Path("b.zarr")]).stores == (Url("s3://b/a.zarr"), Path("b.zarr"))
+    with pytest.raises(ConfigError, match="out must be a path, got 's3://b/x', which is not on this machine"):
+        Reading(out="s3://b/x", stores="a.zarr")
+
+
+def test_what_is_no_path_is_refused_with_every_problem():
+    with pytest.raises(
+        ConfigError, match="(?s)2 problems.*out must be a path, got 3.*pictures must be a path or nothing"
+    ):
+        Reading(out=3, stores="a.zarr", pictures=True)
+
+
+def test_a_config_checks_its_values_after_its_paths():
+    with pytest.raises(ConfigError, match="count must be positive, got 0"):
+        Reading(out="x", stores="a", count=0)
+
+
+def test_every_verb_takes_its_paths_as_text():
+    from importlib import import_module
+
+    import cli
+
+    for place, _ in cli.VERBS.values():
+        module, name = place.split(":")[:2]
+        assert issubclass(getattr(import_module(module), name), Config), place

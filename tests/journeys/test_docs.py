@@ -29,7 +29,7 @@ from tests.pipelines.exporting.here import said_here
 
 CLASSES = ("cat", "dog", "owl")
 ORDER = (
-    "index", "data", "backbones", "extracting", "scores", "heads", "protocols", "reporting", "predicting", "exporting",
+    "index", "data", "backbones", "extracting", "scores", "heads", "protocols", "reporting", "predicting", "python", "exporting",
     "online", "students", "analyses", "store",
 )  # fmt: skip
 """Pages of docs in the order of the index: a page may use what an earlier one has made."""
