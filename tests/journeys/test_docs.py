@@ -20,11 +20,12 @@ from safetensors.torch import save_file
 from timm.models import _registry
 
 import cli
+import featurecache
 from featurecache.backbones import _timm_weights
 from featurecache.sources import _workers
 from pipelines.exporting import proving
 from pipelines.training import recipe
-from tests.journeys.pages import PAGES, ROOT, commands, follow
+from tests.journeys.pages import PAGES, ROOT, commands, follow, steps
 from tests.pipelines.exporting.here import said_here
 
 CLASSES = ("cat", "dog", "owl")
@@ -86,6 +87,24 @@ def test_what_the_readme_says_works(workplace):
 def test_what_the_pages_say_works(workplace):
     for name in ORDER:
         follow(ROOT / "docs" / f"{name}.md")
+
+
+@pytest.mark.parametrize("page", [ROOT / "docs/python.md"], ids=lambda page: page.stem)
+def test_the_python_of_a_page_runs_on_a_store_with_skipped_rows(workplace, page):
+    """What one reads of a store belongs together also where an image could not be read."""
+    (workplace / "photos/train/dog/3.png").write_bytes(b"")
+    for store in ("photos.zarr", "notebook.zarr"):
+        featurecache.extract_features(
+            "photos", backbone="timm:vit_tiny_patch16_224", out=store, layers="last" if store == "notebook.zarr" else "all",
+            tokens="auto" if store == "notebook.zarr" else "cls+mean", on_error="skip", quiet=True,
+        )  # fmt: skip
+        assert "1 of them skipped" in repr(featurecache.open_store(store))
+    featurecache.train_head("photos.zarr", head="lfa", epochs=1, out="runs/lfa", quiet=True)
+    namespace: dict[str, object] = {}
+
+    for step in steps(page):
+        if step.language == "python":
+            exec(compile(step.text, str(page), "exec"), namespace)
 
 
 def test_every_page_is_followed_and_in_the_index():
