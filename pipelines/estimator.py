@@ -99,7 +99,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             lr: learning rate at its highest; None: the head's own.
             weight_decay: decoupled weight decay of AdamW.
             batch_size: rows of a step.
-            standardise: whether features are brought to mean 0 and standard deviation 1, by the rows it learns from.
+            standardise: whether features are brought to mean 0 and standard deviation 1, by the rows of `fit`; of a store by
+                all its training rows.
             validation: share of the rows, between 0 and 1, that are held out to choose the best epoch by, where the head is
                 trained by steps; a store has validation rows of its own.
             layers: layers of a store, as `--layers`: "last", "all", or indices such as "0,3,6-11"; None: the head's own.
