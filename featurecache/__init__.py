@@ -60,7 +60,7 @@ _OBJECTS = {
 _VERBS = (
     "analyze", "check_data", "compare_peft", "convert", "delete", "embed", "evaluate", "export", "export_backbone",
     "extract_features", "find_leaks", "info", "merge", "plan", "predict", "rank_layers", "report", "run_protocol",
-    "train_head", "train_online", "train_student", "verify",
+    "split_store", "train_head", "train_online", "train_student", "verify",
 )  # fmt: skip
 """Functions of `verbs`."""
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractionReport:
+class ExtractionReport(Displayed):
     """What an extraction did."""
 
     store: Path

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from featurecache.checks import check
+from featurecache.checks import Config, check
 
 FEW_ROWS = 5000
 """Rows up to which one thread is taken, unless a row is very long."""
@@ -36,7 +36,7 @@ _asked: ContextVar[int | None] = ContextVar("asked", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Computing:
+class Computing(Config):
     """What is computed on this machine; the configs of the verbs that do so extend it."""
 
     threads: int | None = None

@@ -25,6 +25,7 @@ RENAMED: dict[str, tuple[str, Mapping[str, Any]]] = {
     "check_data": ("data", {"what": "check"}),
     "find_leaks": ("leaks", {}),
     "rank_layers": ("logme", {}),
+    "split_store": ("split", {}),
 }
 """Function -> (verb, values that are always given), where the verb's own name would be none of a function."""
 

@@ -17,7 +17,7 @@ from featurecache.devices import resolve_device
 from featurecache.errors import ConfigError
 from featurecache.files import json_bytes, write_atomic
 from featurecache.places import placed
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.runs import RECORD, read_trained
 from featurecache.stores import explained, open_store, store_exists
 from featurecache.threads import Computing, heeds_threads
@@ -74,7 +74,7 @@ class AnalyzeConfig(Computing):
 
 
 @dataclass(frozen=True, slots=True)
-class AnalyzeReport:
+class AnalyzeReport(Displayed):
     """What was found, and where it is written."""
 
     out: Path

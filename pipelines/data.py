@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.checks import check
+from featurecache.checks import Config, check
 from featurecache.datasets import SPLITS, ImageDataset, LeftOut, open_dataset
 from featurecache.errors import UnreadableSampleError
 from featurecache.features import Task
 from featurecache.progress import Bar, Stopwatch
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from pipelines._oddities import Look, find_odd_ones, kinds_of, look_at
 
 SHOWN = 20
@@ -28,7 +28,7 @@ AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Config):
     """Look at every image of a data set: counts, duplicates, odd ones out, what cannot be read. Nothing is written."""
 
     what: Literal["check"]
@@ -70,7 +70,7 @@ class Duplicates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataReport:
+class DataReport(Displayed):
     """What a data set holds."""
 
     name: str

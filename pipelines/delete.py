@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurecache.checks import check
+from featurecache.checks import Config, check
 from featurecache.errors import StoreContentsError
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.stores import open_store
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeleteConfig:
+class DeleteConfig(Config):
     """Take samples out of a store for good: their bytes become zero in every array and view.
 
     No reader yields them and no extraction brings them back. Their ids and labels stay in the row table, so that no other
@@ -32,7 +32,7 @@ class DeleteConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeleteReport:
+class DeleteReport(Displayed):
     """What was deleted."""
 
     store: Path

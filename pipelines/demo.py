@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from featurecache.checks import Config
 from featurecache.datasets import ImageDataset, open_dataset
-from featurecache.reports import Report, Table
+from featurecache.reports import Displayed, Report, Table
 from featurecache.stores import open_store
 from pipelines import rank
 from pipelines.predict import Predictor
@@ -25,7 +26,7 @@ HEADS = (("linear", None), ("ridge", "concat"), ("lfa", None))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig:
+class DemoConfig(Config):
     """Run the whole pipeline once: extract all layers of `demo` over `digits`, score them, train three heads, predict."""
 
     out: Path = Path("featurecache-demo")
@@ -35,7 +36,7 @@ class DemoConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class DemoReport:
+class DemoReport(Displayed):
     """What every step gave."""
 
     extracted: Report

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from featurecache.checks import Config
 from featurecache.devices import default_precision, environment
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.threads import FEW_ROWS, VARIABLES, all_threads, asked_threads, cores, cpu_quota, limited_threads
 
 OURS = ("cli", "featurecache", "heads", "logme", "pipelines", "save_features")
@@ -27,7 +28,7 @@ ROOM_BYTES, SLOW_SYNC, FEW_FILES = 2 * 2**30, 0.1, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig:
+class DoctorConfig(Config):
     """Say what this machine has for the work, what is wrong with it, and what to do."""
 
     folder: Path = Path()
@@ -45,7 +46,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class DoctorReport:
+class DoctorReport(Displayed):
     """Everything that was looked at."""
 
     findings: list[Finding]

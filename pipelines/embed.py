@@ -18,7 +18,7 @@ from featurecache.checks import check
 from featurecache.decoders import Decoder
 from featurecache.features import as_numbers
 from featurecache.files import write_atomic, write_whole
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.stores import FeatureStore, explained, open_store, remove_store
 from featurecache.threads import Computing, heeds_threads
 from save_features import SaveFeaturesConfig
@@ -81,7 +81,7 @@ class EmbedConfig(Computing):
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedReport:
+class EmbedReport(Displayed):
     """What was written."""
 
     out: Path

@@ -17,7 +17,7 @@ from featurecache.checks import check
 from featurecache.devices import resolve_device
 from featurecache.files import json_bytes, write_atomic, write_whole
 from featurecache.places import placed
-from featurecache.reports import Table, format_measured
+from featurecache.reports import Displayed, Table, format_measured
 from featurecache.runs import read_trained
 from featurecache.stores import explained, open_store
 from featurecache.threads import Computing, heeds_threads
@@ -69,7 +69,7 @@ class EvaluateConfig(Computing):
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(Displayed):
     """One run on several tests."""
 
     run: Path

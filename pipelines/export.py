@@ -24,7 +24,7 @@ from featurecache.backbones import BackboneOptions, load_backbone
 from featurecache.devices import environment
 from featurecache.errors import RunError
 from featurecache.files import json_bytes, sync_folder, write_atomic, write_whole
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.runs import RECORD, read_trained
 from featurecache.threads import Computing, heeds_threads
 from heads._checkpoint import BUILD
@@ -64,7 +64,7 @@ class ExportConfig(Computing):
 
 
 @dataclass(frozen=True, slots=True)
-class ExportReport:
+class ExportReport(Displayed):
     """A folder that was written and proved."""
 
     out: Path

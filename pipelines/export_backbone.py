@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from featurecache.backbones import Backbone
+from featurecache.checks import Config
 from featurecache.errors import BackboneError, RunError
 from featurecache.files import write_atomic
 from featurecache.peft import Adapted, adapt, foldable_in, published_families, published_state
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.runs import read_trained
 from pipelines.online.starting import trained_in
 from pipelines.predicting.predictor import rebuilt
@@ -33,7 +34,7 @@ ACCEPTED = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportBackboneConfig:
+class ExportBackboneConfig(Config):
     """Write what a run made of its backbone: whole, with what was trained folded in, or what was trained alone."""
 
     run_folder: Path
@@ -47,7 +48,7 @@ class ExportBackboneConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportBackboneReport:
+class ExportBackboneReport(Displayed):
     """A file that was written."""
 
     out: Path

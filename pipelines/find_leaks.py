@@ -11,7 +11,7 @@ import numpy as np
 
 from featurecache.checks import check
 from featurecache.places import Place
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.stores import open_store
 from featurecache.threads import Computing, heeds_threads, suited_threads
 from pipelines._roles import read_store_in_roles
@@ -43,7 +43,7 @@ class LeaksConfig(Computing):
 
 
 @dataclass(frozen=True, slots=True)
-class LeaksReport:
+class LeaksReport(Displayed):
     """Pairs of samples that show one picture."""
 
     store: str

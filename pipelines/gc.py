@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurecache.checks import check
+from featurecache.checks import Config, check
 from featurecache.errors import StoreBusyError, StoreError
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.stores import is_store, left_in, open_store
 
 QUIET_SECONDS = 3600
@@ -24,7 +24,7 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GcConfig:
+class GcConfig(Config):
     """Remove what stopped runs left behind: temporary files, chunks that no ledger names, trials of plan, empty sides.
 
     Nothing that is committed is touched, and no store that is being written.
@@ -40,7 +40,7 @@ class GcConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GcReport:
+class GcReport(Displayed):
     """What was removed, or would be."""
 
     found: tuple[tuple[str, str, int], ...]

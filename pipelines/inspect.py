@@ -9,13 +9,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from featurecache.checks import check
+from featurecache.checks import Config, check
 from featurecache.declarations import read_constant
 from featurecache.errors import StoreNotFoundError, UnknownNameError
 from featurecache.path_kinds import explain_path, identify_path, suggest_path
 from featurecache.places import Place
 from featurecache.registry import plain
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from pipelines._members import KINDS, example_of, members, options_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoConfig:
+class InfoConfig(Config):
     """Say what a store or a run holds, from its own files alone."""
 
     store: Place
@@ -31,7 +31,7 @@ class InfoConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListConfig:
+class ListConfig(Config):
     """List what can be named, such as heads or methods of training, and the options of one of them."""
 
     what: Literal[
@@ -60,7 +60,7 @@ class ListConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Displayed):
     """Tables, and the same as one value."""
 
     shown: list[Table]

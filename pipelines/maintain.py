@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from featurecache.checks import check
+from featurecache.checks import Config, check
 from featurecache.errors import StoreContentsError, StoreError
 from featurecache.progress import Stopwatch
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.stores import copy_store, format_of, open_store, same_store, store_exists
 from pipelines._narrowing import narrow, tell
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig:
+class ConvertConfig(Config):
     """Write a finished store again in the format that the suffix of --out names, and check the copy array by array."""
 
     store: Path
@@ -30,7 +30,7 @@ class ConvertConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertReport:
+class ConvertReport(Displayed):
     """What a conversion did."""
 
     store: Path

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.checks import check
+from featurecache.checks import Config, check
 from featurecache.datasets import RowTable
 from featurecache.errors import StoreContentsError, StoreMismatchError
 from featurecache.features import Header, comparable_data, differences
 from featurecache.files import write_atomic
 from featurecache.progress import Stopwatch
 from featurecache.provenance import PROVENANCE
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.stores import (
     FeatureStore,
     Taken,
@@ -38,7 +38,7 @@ BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeConfig:
+class MergeConfig(Config):
     """Write one store of the rows of several: shares of one data set that were written apart, or disjoint sets of samples.
 
     They must hold features of one kind. The stores stay as they are.
@@ -57,7 +57,7 @@ class MergeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeReport:
+class MergeReport(Displayed):
     """What a merge did."""
 
     out: Path

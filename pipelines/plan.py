@@ -25,7 +25,7 @@ from featurecache.datasets import ImageDataset, RowTable
 from featurecache.features import Header
 from featurecache.growing import Picked, grown_table
 from featurecache.opening import absent
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.sources.images import grid
 from featurecache.stores import create_store, open_store, planned_bytes, united
 from featurecache.threads import heeds_threads
@@ -50,7 +50,7 @@ class PlanConfig(SaveFeaturesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Displayed):
     """What an extraction will take."""
 
     out: Path

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from featurecache.checks import check
 from featurecache.files import write_atomic
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.stores import explained
 from featurecache.threads import Computing, heeds_threads
 from pipelines.predicting.predictor import Prediction as Prediction
@@ -49,7 +49,7 @@ class PredictConfig(Computing):
 
 
 @dataclass(frozen=True, slots=True)
-class Predictions:
+class Predictions(Displayed):
     """The result of the verb."""
 
     found: list[Prediction]

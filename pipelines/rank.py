@@ -13,7 +13,7 @@ from featurecache.checks import check
 from featurecache.errors import StoreContentsError
 from featurecache.features import comparable_data, differences
 from featurecache.places import Place
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.scoring import scored_rows
 from featurecache.stores import FeatureStore, open_store
 from featurecache.threads import Computing, heeds_threads
@@ -36,7 +36,7 @@ class RankConfig(Computing):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RankReport:
+class RankReport(Displayed):
     """Scores of every array of every store, best first."""
 
     metrics: tuple[str, ...]

@@ -16,11 +16,11 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 import featurecache
-from featurecache.checks import check
+from featurecache.checks import Config, check
 from featurecache.datasets import open_dataset
 from featurecache.errors import FeatureCacheError
 from featurecache.files import write_atomic
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.runs import RECORD, holds_head, read_run, runs_below
 from featurecache.shadowing import qualify_name
 from pipelines.sections import ORDER, SECTIONS, Page, Picture, Run, Section
@@ -30,7 +30,7 @@ SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(Config):
     """Write what runs came to as one self-contained HTML page; it makes no request and needs no image."""
 
     runs: tuple[Path, ...]
@@ -50,7 +50,7 @@ class ReportConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Written(Displayed):
     """A page that is written."""
 
     out: Path

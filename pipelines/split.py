@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from featurecache.checks import check
+from featurecache.checks import Config, check
 from featurecache.datasets import SPLITS, RowTable
 from featurecache.datasets._split_names import read_splits as read_split_names
 from featurecache.datasets._splits import TEST_SHARE, VAL_SHARE, report_gaps
@@ -24,7 +24,7 @@ from featurecache.errors import ConfigError, StoreBusyError, StoreContentsError,
 from featurecache.features import Header
 from featurecache.places import is_url
 from featurecache.provenance import note
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.stores import FeatureStore, explained, open_store
 
 SHOWN = 5
@@ -32,7 +32,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitConfig:
+class SplitConfig(Config):
     """Divide the rows of a finished store anew into train, val and test; no image is read and no feature is computed.
 
     Without --from, every sample (every group, where there are groups) goes where a digest of its id leads, as in an
@@ -82,7 +82,7 @@ class Division:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitReport:
+class SplitReport(Displayed):
     """How a store is divided now."""
 
     store: Path

@@ -16,7 +16,7 @@ from featurecache.errors import DivergedError, FeatureCacheError, UnreadableSamp
 from featurecache.features import FeatureBatch
 from featurecache.metrics import primary
 from featurecache.peft import save_adapted
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.runs import discard, is_done, read_run, recorded_place, write_history, write_record
 from featurecache.sources import FeatureSource
 from featurecache.sources.live import FORWARD, LiveSource
@@ -57,7 +57,7 @@ UNUSED: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class SilentReport:
+class SilentReport(Displayed):
     """What the processes beside the first one say."""
 
     def tables(self) -> list[Table]:

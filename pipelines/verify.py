@@ -19,7 +19,7 @@ from featurecache.path_kinds import explain_path, suggest_path
 from featurecache.progress import Bar, Stopwatch
 from featurecache.provenance import PROVENANCE, damaged_lines, mend_lines, note
 from featurecache.recomputing import accepted_difference, recomputed
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from featurecache.scoring import is_whole
 from featurecache.stores import (
     WAYS,
@@ -85,7 +85,7 @@ class Farthest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyReport:
+class VerifyReport(Displayed):
     """What a verification found."""
 
     store: Path

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from featurecache.reports import Table, format_interval
+from featurecache.reports import Displayed, Table, format_interval
 
 BASELINE = "linear"
 """Method that the others are compared with."""
 
 
 @dataclass(frozen=True, slots=True)
-class SweepReport:
+class SweepReport(Displayed):
     """What a sweep came to."""
 
     folder: Path
@@ -55,7 +55,7 @@ class SweepReport:
 
 
 @dataclass(frozen=True, slots=True)
-class CompareReport:
+class CompareReport(Displayed):
     """What the methods came to."""
 
     folder: Path

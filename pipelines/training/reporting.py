@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from featurecache.reports import Table, format_measured
+from featurecache.reports import Displayed, Table, format_measured
 from pipelines._roles import describe_selection, describe_split
 from pipelines.training.closing import describe_parameters, describe_training
 from pipelines.training.convergence import describe_improving
@@ -19,7 +19,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class TrainReport:
+class TrainReport(Displayed):
     """A finished run."""
 
     folder: Path

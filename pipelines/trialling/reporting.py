@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 from pipelines.trialling.results import tables
 
 
 @dataclass(frozen=True, slots=True)
-class ProtocolReport:
+class ProtocolReport(Displayed):
     """What a protocol came to."""
 
     folder: Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from featurecache.reports import Table
+from featurecache.reports import Displayed, Table
 
 CALLED = {
     "backbone.name": "the model", "backbone.weights": "the weights", "backbone.transform.mean": "the normalisation (mean)",
@@ -54,7 +54,7 @@ class ArrayDifference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(Displayed):
     """What two stores have in common, and what not."""
 
     store: str
