@@ -7,6 +7,7 @@ from then on.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -201,7 +202,7 @@ def open_store(
     """
     place = placed(path)
     if isinstance(place, Url):
-        remote: FeatureStore = _elsewhere().open_remote(place, writable=writable)
+        remote: FeatureStore = _private("_remote").open_remote(place, writable=writable)
         return remote
     if place.suffix not in _formats():
         _refuse_other_kind(place)
@@ -266,7 +267,7 @@ def create_store(
     """
     place = placed(path)
     if isinstance(place, Url):
-        raise _elsewhere().not_written(place)
+        raise _private("_remote").not_written(place)
     create = format_of(place).create
     created: FeatureStore = create(
         place, header, table, chunk_multiple=chunk_multiple, constants=constants, shard=shard
@@ -348,23 +349,17 @@ def mend_store(
 
 def is_store(path: Path) -> bool:
     """Return whether a store is at `path`, finished or not."""
-    from featurecache.stores import _leftovers  # it knows the formats, which know this door
-
-    return _leftovers.is_store(path)
+    return bool(_private("_leftovers").is_store(path))
 
 
 def left_in(path: Path) -> list[tuple[Path, str]]:
     """Return what a kill left inside a store and is no part of it, with what it is; `open_store` may use it no more."""
-    from featurecache.stores import _leftovers
-
-    return list(_leftovers.left_in(path))
+    return list(_private("_leftovers").left_in(path))
 
 
 def remove_store(path: Path) -> None:
     """Remove a store in one folder, which is gone at once, whatever ends the removal."""
-    from featurecache.stores import _leftovers
-
-    _leftovers.remove_store(path)
+    _private("_leftovers").remove_store(path)
 
 
 def planned_bytes(path: Path, header: Header, table: RowTable, *, chunk_multiple: int) -> dict[str, int]:
@@ -393,10 +388,9 @@ def format_of(path: Path) -> Any:
     return STORES.load(formats[path.suffix])
 
 
-def _elsewhere() -> Any:
-    from featurecache.stores import _remote
-
-    return _remote
+def _private(name: str) -> Any:
+    """Return a module of this room that knows the formats, which know this door."""
+    return importlib.import_module(f"featurecache.stores.{name}")
 
 
 def _formats() -> dict[str, str]:
