@@ -197,7 +197,7 @@ def train_head(store: FeatureStore, plan: Plan, config: TrainHeadConfig) -> Trai
         "head": best.cell.head, "arrays": list(best.spec.shapes), "combine": best.spec.combine, "task": task,
         "class_names": list(store.header.class_names), "metrics": metrics, "selected_by": f"val {primary(task)}",
         "best_epoch": best.member.best_epoch, "epochs": config.epochs, "still_improving": best.member.still_improving,
-        "standardised_by": describe_standardisation(every_training_row(sources["train"]), best.spec),
+        "standardised_by": describe_standardisation(len(every_training_row(sources["train"])), best.spec),
         "closed_form": dict(final.solved),
         "parameters": parameters, "trained_parameters": trained_parameters,
         "rows": {split: len(source) for split, source in sources.items()}, **record_roles(plan.roles),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -43,6 +43,7 @@ from pipelines.training.outputs import outputs_of
 from pipelines.training.recipe import Recipe
 from pipelines.training.reporting import TrainReport
 from pipelines.training.stack import Member
+from pipelines.training.training import describe_standardisation
 
 CHECKPOINT = "checkpoint.pt"
 LEFT_OUT = "it is left out of training and measuring, and the record names it"
@@ -122,7 +123,7 @@ def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks, guide: Gui
     with images_of(plan, config, ranks) as images, products_in(precision), torch.random.fork_rng():
         sources, skipped = sources_of(plan, images, config, ranks)
         torch.manual_seed(config.seed)
-        head, spec, solved = _started(plan, whole(sources["train"], ranks), _targets_of(sources["train"]), config)
+        head, spec, solved = _started(plan, sources, config, ranks)
         member = Member(head, plan.rates[0], config.weight_decay)
         pace = _fitted(member, spec, plan, sources, config, ranks, guide)
         metrics = {
@@ -139,7 +140,8 @@ def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks, guide: Gui
         write_training_rows(config.out, plan.dataset.table.sample_id, learned)
     record = {
         **_facts(plan, config), "metrics": metrics, "closed_form": solved, "best_epoch": member.best_epoch,
-        "still_improving": member.still_improving, **_sizes(plan, head), **_pace(pace, plan, ranks), "costs": costs_of(plan, config.batch_size // config.accumulate),
+        "still_improving": member.still_improving, "standardised_by": describe_standardisation(len(sources["train"]), spec),
+        **_sizes(plan, head), **_pace(pace, plan, ranks), "costs": costs_of(plan, config.batch_size // config.accumulate),
         "rows": {split: len(source) for split, source in sources.items()},
         "skipped": {plan.dataset.table.sample_id[row]: why for row, why in skipped.items()},
         "selected_by": f"val {primary(header.task)}", "environment": environment(),
@@ -151,7 +153,7 @@ def train_online(plan: Plan, config: TrainOnlineConfig, ranks: Ranks, guide: Gui
 
 
 def _started(
-    plan: Plan, train: FeatureSource, targets: Tensor, config: TrainOnlineConfig
+    plan: Plan, sources: Mapping[str, LiveSource], config: TrainOnlineConfig, ranks: Ranks
 ) -> tuple[nn.Module, HeadSpec, dict[str, float]]:
     """Return (head, its spec, what a closed form chose): that of a run, or one on features as they are before training."""
     if plan.start is not None:
@@ -159,16 +161,30 @@ def _started(
     standardises = config.standardise and getattr(HEADS.load(config.head), "STANDARDISED", True)
     with torch.device("meta"):
         solves = isinstance(build_head(config.head, plan.spec, config.head_option), ClosedForm)
+    train, validation = whole(sources["train"], ranks), sources["val"]
     batches: Any = train.walk(FORWARD)
     if solves:  # walked several times, and images are dear
         batches = [_on_cpu(batch) for batch in batches]
-    scaled = compute_target_statistics(targets) if plan.header.task == "regression" else None
+    scaled = compute_target_statistics(_targets_of(sources["train"])) if plan.header.task == "regression" else None
     statistics = shrink_deviations(statistics_of(map(_on_cpu, batches)), len(train)) if standardises else {}
     spec = replace(plan.spec, statistics=statistics, target_statistics=scaled)
     head = build_head(config.head, spec, config.head_option)
     if plan.published is not None:
         plan.published.set(config.head, head)
-    return head, spec, head.solve(batches) if isinstance(head, ClosedForm) else {}
+    if not isinstance(head, ClosedForm):
+        return head, spec, {}
+    chosen_on = _CpuWalk(whole(validation, ranks)) if len(validation) else None
+    return head, spec, head.solve(batches, chosen_on)
+
+
+@dataclass(frozen=True, slots=True)
+class _CpuWalk:
+    """Batches of a source on the CPU, computed only when a head asks for them: most choose by leave-one-out."""
+
+    source: FeatureSource
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        return map(_on_cpu, self.source.walk(FORWARD))
 
 
 def _targets_of(source: LiveSource) -> Tensor:

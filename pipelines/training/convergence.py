@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 LAST_PART = 1 / 3
 """Of a training, in which a loss that falls is not yet at its end; a cosine schedule makes 6 % of its way there."""
-RELATIVE = 0.01
-"""Fall of the loss in that part, relative to what it ended at, below which more steps would not be seen."""
-LEAST = 0.002
-"""The same, relative to the loss at the start: a loss that is next to nothing may fall by any factor."""
+OF_THE_FALL = 0.02
+"""Share of the whole fall of the loss in that part below which training had come to rest."""
+OF_THE_LOSS = 0.0005
+"""Fall in that part, relative to what the loss ended at, below which more steps would not be seen."""
 
 
 def is_improving(history: Sequence[Mapping[str, float]], best_epoch: int) -> bool:
-    """Return whether the best epoch was the last and the loss fell by more than a hundredth in the last third.
+    """Return whether the best epoch was the last, and the last third of the training a part of the fall of the loss.
 
     Args:
         history: one entry for every measured epoch: "epoch", and "val_loss" or, without validation, "train_loss".
@@ -28,7 +28,7 @@ def is_improving(history: Sequence[Mapping[str, float]], best_epoch: int) -> boo
     if not earlier:  # one epoch, without validation: nothing to compare its loss with
         return True
     end, before, start = losses[last], losses[max(earlier)], losses[min(losses)]
-    return before - end > max(RELATIVE * abs(end), LEAST * abs(start))
+    return before - end > max(OF_THE_FALL * (start - end), OF_THE_LOSS * abs(end))
 
 
 def describe_improving(head: str, still: int, trials: int) -> str:

@@ -293,7 +293,12 @@ class _Training:
             self.kept_objective = self.criterion.state()
 
     def _is_better(self, value: Standing, best: Standing) -> bool:
-        """Return whether values are kept instead of the best ones so far: the later of equal ones; never where one is NaN."""
-        if self.recipe.select == "loss" and self.task != "regression":
+        """Return whether values are kept instead of the best ones so far: the later of equal ones; never where one is NaN.
+
+        A backbone that is trained grows overconfident: its validation loss rises while its accuracy still does. Of a head on
+        few validation rows the loss says more than the accuracy. R2 is the loss in units of the targets' variance.
+        """
+        by_loss = self.recipe.select == "loss" or (self.recipe.select == "auto" and self.learning is None)
+        if by_loss and self.task != "regression":
             value, best = value[1:], best[1:]
         return value >= best

@@ -30,9 +30,9 @@ class Stepping:
     """Learning rate at which a cosine ends."""
     clip_norm: float | None = None
     """Cut the gradient of a step to this length, that of a head and what it learns with together; default: never."""
-    select: Literal["loss", "metric"] = "loss"
-    """What the epoch is chosen by on validation: the loss, which few rows tell better, or the task's metric; of equal epochs the
-    later one. A regression is chosen by R2, which is its loss in units of the targets' variance."""
+    select: Literal["auto", "loss", "metric"] = "auto"
+    """What the epoch is chosen by on validation: the loss, or the task's metric and then the loss; of equal epochs the later one.
+    auto: the loss for heads on frozen features, the metric where a backbone is trained, and R2 for a regression."""
     data_seed: int = 0
     """Seed of the row order."""
     quiet: bool = False

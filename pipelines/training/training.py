@@ -153,12 +153,12 @@ def _changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[
     return {name: value.clone() for name, value in after.items() if not torch.equal(value, before[name])}
 
 
-def describe_standardisation(source: CachedSource | None, spec: HeadSpec) -> dict[str, Any] | None:
+def describe_standardisation(rows: int, spec: HeadSpec) -> dict[str, Any] | None:
     """Return what a record says of the rows that features are standardised by; None where a head reads them as they are."""
-    if not spec.statistics or source is None:
+    if not spec.statistics:
         return None
     return {
-        "rows": len(source),
+        "rows": rows,
         "labels": "not used",
         "scale": "deviations shrunk towards that of the array, w = N / (N + D)",
     }

@@ -237,7 +237,7 @@ def _measure(work: Work, trial: Trial, best: Trained, trained: Sequence[Trained]
         "rows": {"train": len(fold.train.rows), "val": len(fold.validation.rows) if fold.validation else 0,
                  **{name: len(part.rows) for name, part in trial.tests.items()}},
         "still_improving": best.member.still_improving, "standardised_by": describe_standardisation(
-            _standardisation_rows(fold, work) or source_of(fold.train, ()), best.spec),
+            len((fold.standardise_by or fold.train).rows), best.spec),
         "parameters": best.parameters[0], "trained_parameters": best.parameters[1], "closed_form": dict(best.solved),
         "seconds_of_the_fold": seconds,
     })  # fmt: skip

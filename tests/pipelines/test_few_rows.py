@@ -48,9 +48,9 @@ def write_store(path: Path, classes: int) -> Path:
     split = np.resize(["train", "train", "test", "train", "val"], rows).tolist()
     blank = [""] * rows
     table = RowTable(sample_id=[f"{row}" for row in range(rows)], target=labels, split=split, domain=blank, group=blank)
-    store = create_store(path, header, table)
+    store = create_store(path, header, table, chunk_multiple=64)
     store.begin(range(rows))
-    store.write(range(rows), {"embedding": features[:, None]})
+    store.write(range(rows), {"embedding": features[:, None]}, {})
     store.commit()
     store.finish()
     return path
@@ -108,7 +108,7 @@ def test_features_of_few_shots_are_standardised_by_all_training_rows_and_the_rec
 
 
 @pytest.mark.parametrize("rows", [10, 40])
-@pytest.mark.parametrize("head", ["linear", "logistic", "ridge"])
+@pytest.mark.parametrize("head", ["linear", "logistic"])
 def test_a_head_behind_a_pca_of_few_rows_is_as_good_as_scikit_learns(head, rows):
     features, labels = draw_digits(4)
     rng, ours, theirs = np.random.default_rng(0), [], []

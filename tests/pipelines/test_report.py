@@ -117,9 +117,9 @@ def test_attention_sums_to_one_by_class_and_by_image(page):
 
 
 def test_the_starts_of_lfa_stand_beside_each_other_with_validation_test_and_a_curve_each(digits_store, tmp_path):
-    starts = ("ridge", "probe", "published")
+    starts = ("auto", "ridge", "published")
     for start in starts:
-        settings = {"head": "lfa", "head_option": {"start": start} if start != "ridge" else {}, "epochs": 2}
+        settings = {"head": "lfa", "head_option": {"start": start} if start != "auto" else {}, "epochs": 2}
         train(TrainHeadConfig(store=digits_store, out=tmp_path / "runs" / f"a-{start}", quiet=True, **settings))
 
     run(ReportConfig(runs=(tmp_path / "runs",), out=tmp_path / "report.html"))

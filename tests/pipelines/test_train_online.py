@@ -35,7 +35,7 @@ from save_features import run as extract
 from tests.pipelines.online_samples import CLASSES, TINY, online, photos
 from tests.pipelines.pictures import pictures
 
-FULL = {"peft": "full", "head": "lfa", "head_option": {"start": "published"}, "backbone_lr": 1e-3}
+FULL = {"peft": "full", "head": "lfa", "head_option": {"start": "published"}, "backbone_lr": 1e-4}
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 HEADS_COMPARED = {"linear": "auto", "mlp": "auto", "lfa": "auto", "attentive": "all"}
 """Heads without dropout, and the tokens that they read."""
@@ -85,7 +85,7 @@ class TestOfflineIsOnline:
                 zip(*(one.batches(8, order="shuffled", seed=seed_of(1)) for one in (cached, live)), strict=True)
             )
             torch.manual_seed(0)
-            head, _, _ = module._started(plan, live, config)
+            head, _, _ = module._started(plan, sources, config, ALONE)
 
         for offline, now in pairs:
             assert offline.rows.tolist() == now.rows.tolist()

@@ -31,6 +31,14 @@ def test_a_loss_next_to_nothing_may_go_on_falling_by_any_factor():
     assert not is_improving(make_history(losses), best_epoch=59)
 
 
+def test_a_few_small_steps_from_the_start_are_improving():
+    assert is_improving(make_history([1.100, 1.096, 1.093, 1.092]), best_epoch=3)
+
+
+def test_a_start_at_the_optimum_that_hardly_moves_is_not():
+    assert not is_improving(make_history([0.4700, 0.4698, 0.46972, 0.46970]), best_epoch=3)
+
+
 def test_an_earlier_epoch_that_was_better_ends_the_question():
     assert not is_improving(make_history([2.3, 1.2, 1.1, 1.3]), best_epoch=2)
 

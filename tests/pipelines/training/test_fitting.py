@@ -346,7 +346,7 @@ def test_outputs_come_in_the_order_of_the_rows():
     torch.testing.assert_close(logits, head(train.whole.arrays).detach())
 
 
-@pytest.mark.parametrize(("rows", "epochs"), [(1, 300), (256, 300), (1000, 250), (4500, 56), (50_000, 50)])
+@pytest.mark.parametrize(("rows", "epochs"), [(1, 1000), (256, 1000), (1000, 250), (4500, 56), (50_000, 50)])
 def test_a_length_that_nobody_said_makes_a_thousand_steps_within_bounds(rows, epochs):
     assert usual_epochs(rows, batch_size=256) == epochs
 
