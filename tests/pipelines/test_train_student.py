@@ -334,4 +334,6 @@ def test_a_probe_on_teachers_reads_no_image(data, stores, tmp_path, monkeypatch)
         settings = {"objective": "concat-probe", "student": None, "from_scratch": False, "image_size": None}
         found = run(student(data, tmp_path / head, *stores, **settings, objective_option={"head": head})).record
 
-        assert found["arrays"] == ["teacher/00", "teacher/01"] and found["metrics"]["test"]["top1"]["value"] > 0.4
+        assert found["arrays"] == ["teacher/00", "teacher/01"] and found["closed_form"]
+        answers = pq.read_table(tmp_path / head / "predictions.parquet")["pred"].to_pylist()
+        assert len(set(answers)) > 1, "random teachers tell six images apart, however well"
