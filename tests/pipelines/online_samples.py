@@ -35,4 +35,4 @@ def words(data: Path, out: Path, **changes: Any) -> list[str]:
     """Return the same as a command line."""
     settings = {"epochs": 2, "batch_size": 8, "decode_threads": 1, **TINY, **changes}
     options = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return ["train-online", str(data), "--out", str(out), "--quiet", *options]
+    return ["train-online", str(data), "--out", str(out), *options]

@@ -31,4 +31,4 @@ def words(data: Path, out: Path, *teachers: Path, **changes: Any) -> list[str]:
     options = {k: v for k, v in {**TINY, **SHORT, **changes}.items() if k != "from_scratch"}
     named = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     taught = [word for store in teachers for word in ("--teacher", str(store))]
-    return ["train-student", str(data), "--out", str(out), "--quiet", *flags, *taught, *named]
+    return ["train-student", str(data), "--out", str(out), *flags, *taught, *named]

@@ -141,7 +141,8 @@ def test_what_is_unwrapped_is_said_in_one_line(state, tmp_path, caplog, wrapping
     with caplog.at_level(logging.INFO, logger="featurecache"):
         loaded(path)
 
-    (message,) = caplog.messages
+    start, message = caplog.messages
+    assert start.startswith("loading the backbone")
     assert message.startswith(f"weights of {path}: ") and said in message
 
 

@@ -82,13 +82,14 @@ def test_the_origin_names_the_file_absolutely_and_builds_it_from_another_folder(
     assert again.identity == backbone.identity
 
 
-def test_loading_a_file_says_nothing_at_the_level_of_information(state, tmp_path, caplog):
+def test_loading_a_file_says_only_that_it_is_loaded(state, tmp_path, caplog):
     save_file(state, tmp_path / "weights.safetensors")
 
     with caplog.at_level(logging.INFO):
         loaded(tmp_path / "weights.safetensors")
 
-    assert caplog.messages == []
+    (message,) = caplog.messages
+    assert message.startswith("loading the backbone")
 
 
 def test_the_weights_of_another_architecture_are_refused_with_missing_and_unexpected_keys(tmp_path):
