@@ -40,7 +40,7 @@ ORDER = (
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the pages speak of: photos, bad photos, a weights file; downloads give random weights instead.
 
-    Heads train for a tenth of their usual steps where a page names no number of epochs. Models look at 32 pixels where a
+    Where a page names no number of epochs, heads train for a tenth of their usual steps, and backbones for one epoch. Models look at 32 pixels where a
     page names no size, and ViT-Tiny is a quarter as wide. A command that asks for several worker processes gets one, and an
     export is proved in this process.
     """
