@@ -89,7 +89,7 @@ def test_what_the_pages_say_works(workplace):
         follow(ROOT / "docs" / f"{name}.md")
 
 
-@pytest.mark.parametrize("page", [ROOT / "docs/python.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [ROOT / "docs/python.md", ROOT / "README.md"], ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs_on_a_store_with_skipped_rows(workplace, page):
     """What one reads of a store belongs together also where an image could not be read."""
     (workplace / "photos/train/dog/3.png").write_bytes(b"")
