@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from featurecache.reports import Table
-from pipelines._roles import describe_split
 from pipelines.sections import Page, Run, Section, shown
-from pipelines.training.closing import describe_training
+from pipelines.training.closing import describe_split, describe_training
 from pipelines.training.convergence import describe_improving
 
 

@@ -40,6 +40,24 @@ def describe_parameters(record: Record) -> str:
     return f"{backbone + head:,} parameters (backbone {backbone:,} + head {head:,}), {trainable:,} of them trainable{frozen}"
 
 
+def describe_split(split: str, record: Record) -> str:
+    """Return how a table names a split of a run: of values that are no test it says so, of a test from where its rows are."""
+    if split == "val" and "test" not in record["metrics"]:
+        return "val (chosen on: no test)"
+    measured = record.get("splits", {}).get("test", split)
+    return split if split != "test" or measured == "test" else f"test ({measured})"
+
+
+def describe_selection(record: Record) -> list[str]:
+    """Return the lines that say which values of a run are no measure of new data, and how its splits were read."""
+    measured = record["metrics"]
+    found = [record["splits"]["remark"]] if "splits" in record else []
+    if "val" in measured and (record["trained_parameters"] or "sweep" in record):
+        rest = "test was only measured" if "test" in measured else "nothing here measures new data"
+        found.append(f"what is kept was chosen on val, so the values of val flatter; {rest}")
+    return found
+
+
 def count_parameters(backbone: nn.Module) -> int:
     """Return how many parameters make the features: all but those of the classifier that the backbone came with."""
     classifier = getattr(backbone, "get_classifier", lambda: ())()

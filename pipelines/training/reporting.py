@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurecache.reports import Displayed, Table, format_measured
-from pipelines._roles import describe_selection, describe_split
-from pipelines.training.closing import describe_parameters, describe_training
+from pipelines.training.closing import describe_parameters, describe_selection, describe_split, describe_training
 from pipelines.training.convergence import describe_improving
 
 SHOWN = 10

@@ -11,7 +11,8 @@ from featurecache.datasets import RowTable
 from featurecache.datasets._splits import draw_from
 from featurecache.errors import ConfigError, StoreContentsError
 from featurecache.stores import open_store
-from pipelines._roles import assign_roles, describe_selection, describe_split, read_store_in_roles
+from pipelines._roles import assign_roles, read_store_in_roles
+from pipelines.training.closing import describe_selection, describe_split
 from pipelines.estimator import HeadClassifier
 from pipelines.evaluate import EvaluateConfig
 from pipelines.evaluate import run as evaluate
