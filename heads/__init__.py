@@ -4,7 +4,8 @@ A file of this room defines `CONSUMES`, saying what it reads when the user names
 "tokens" (the last layer's many tokens), or "projected" (the joint space of image and text); `LEARNING_RATE`, the one it
 trains with when the user names none; and `build(spec, *, options) -> nn.Module` with keyword-only options that have
 defaults. Where it applies it also defines `PAPER`, the source; `CONSTANTS`, the arrays of the classes that it needs, e.g.
-("text/embedding",); `FITTED`, how a head of which no parameter is trained comes to its values, such as "closed form";
+("text/embedding",); `CONVERGES`, up to how many training rows it is solved instead of being trained by steps, where nothing is
+said of the steps (`HeadSpec.converge`); `FITTED`, how a head of which no parameter is trained comes to its values, such as "closed form";
 `STANDARDISED = False`, where it reads features as they are, such as CLIP's directions; and `FORMER`, the defaults of heads
 that were saved before a head file held all of its options.
 
@@ -50,7 +51,7 @@ class HeadSpec:
     """(mean, standard deviation) of the (C,) target columns of a regression over the training rows, float32: what a head that
     is trained by steps says is scaled by them, so that ages and prices are learnt alike; None: said as it is."""
     converge: bool = False
-    """Whether a head with a convex loss is to end at its optimum instead of being trained by steps: where rows are few."""
+    """Whether a head that is usually trained by steps is to be solved alone: where rows are few."""
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ The image side of LFA on any backbone:
 The published head reads equal widths and compares with CLIP's text; here every layer has maps of its own width, and the
 values are logits. By default the values start at the closed-form ridge over all layers with uniform attention. Where rows are
 few, the ridge first scales layer l of L by (l / L)^s, so that it prefers the deep ones: s by leave-one-out, the largest where a
-class has next to no rows.
+class has next to no rows. With at most `CONVERGES` rows it stays there: attention over layers cannot be learnt from them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from heads.ridge import RidgeFit, as_logits, solve_ridge
 PAPER = "Efficient Transfer Learning driven by Layer-wise Features Aggregation (2024)"
 CONSUMES = "all"
 LEARNING_RATE = 1e-4
+FITTED = "closed form"
+CONVERGES = 40
 
 Start = Literal["auto", "ridge", "probe", "published"]
 
@@ -52,6 +54,8 @@ class LayerAttention(nn.Module):
         self.values = nn.ModuleList(nn.Linear(d, spec.num_classes, bias=False) for d in self.inputs.widths)
         self.bias = nn.Parameter(torch.zeros(spec.num_classes))
         self.outputs = Outputs(spec)
+        if spec.converge and start == "auto":
+            self.requires_grad_(False)
         if start != "published":
             nn.init.zeros_(self.query.weight)  # uniform attention; the keys are drawn, so the query learns at once
 
@@ -156,7 +160,7 @@ def _depths_to_try(head: LayerAttention, batches: Iterable[FeatureBatch]) -> tup
     smallest = int(counts[counts > 0].min()) if counts.any() else rows // max(1, head.spec.num_classes)
     if rows > FEW_ROWS:
         return DEPTHS[:1]
-    return DEPTHS if smallest >= FEW_OF_A_CLASS else DEPTHS[-1:]
+    return DEPTHS if rows > CONVERGES and smallest >= FEW_OF_A_CLASS else DEPTHS[-1:]
 
 
 def build(spec: HeadSpec, *, start: Start = "auto", width: int = 64, dropout: float = 0.0) -> LayerAttention:

@@ -24,6 +24,7 @@ from heads.ridge import as_logits, solve_ridge
 CONSUMES = "last"
 LEARNING_RATE = 1e-3
 FITTED = "converged optimum"
+CONVERGES = 2000
 
 Start = Literal["auto", "random", "ridge"]
 

@@ -41,7 +41,6 @@ from pipelines.objectives.cross_entropy import build as cross_entropy
 from pipelines.training.convergence import describe_improving
 from pipelines.training.fitting import fit
 from pipelines.training.outputs import outputs_of
-from pipelines.training.problem import FEW_ROWS
 from pipelines.training.recipe import Recipe, usual_epochs
 from pipelines.training.stack import Member
 from pipelines.training.training import SOLVING_BATCH
@@ -206,7 +205,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _train(self, room: Any, spec: HeadSpec, train: Any, validation: Any) -> None:
         """Build the head, solve it where it has a closed form, and train what is left to be trained."""
         options = {**self.options}
-        spec = replace(spec, converge=len(train) <= FEW_ROWS and self._leaves_steps_open())
+        spec = replace(spec, converge=len(train) <= getattr(room, "CONVERGES", 0) and self._leaves_steps_open())
         probe = build_head(self.head, spec, options)
         learns = self.epochs != 0 and any(p.requires_grad for p in probe.parameters())
         if learns and isinstance(train, InMemory):

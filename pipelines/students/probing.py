@@ -31,7 +31,6 @@ from pipelines.students.telling import of_teachers
 from pipelines.train_head import CHECKPOINT
 from pipelines.training.fitting import fit
 from pipelines.training.outputs import outputs_of
-from pipelines.training.problem import FEW_ROWS
 from pipelines.training.recipe import Recipe
 from pipelines.training.reporting import TrainReport
 from pipelines.training.stack import Member
@@ -64,7 +63,7 @@ def train_probe(config: TrainStudentConfig, opened: Opened) -> TrainReport:
             shapes={teacher_array(n): (one.width,) for n, one in enumerate(train.teachers)},
             num_classes=max(1, len(dataset.class_names)), task=task,
             statistics=shrink_deviations(statistics_of(train.walk(WALK)), len(train)), target_statistics=scaled,
-            converge=len(train) <= FEW_ROWS and config.lr is None,
+            converge=len(train) <= getattr(HEADS.load(name), "CONVERGES", 0) and config.lr is None,
         )  # fmt: skip
         member = Member(build_head(name, spec, {}), config.lr or HEADS.load(name).LEARNING_RATE, config.weight_decay)
         solved = _trained(member, sources, rows, config, dataset, scaled)

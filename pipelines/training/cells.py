@@ -47,7 +47,7 @@ class Cell:
     named: Mapping[str, Any]
     """What the sweep set, by name; {} of a single head."""
     converge: bool = False
-    """Whether a head with a convex loss ends at its optimum; see `HeadSpec.converge`."""
+    """Whether the head is solved and not trained by steps; see `HeadSpec.converge`."""
 
     @property
     def kind(self) -> Hashable:

@@ -17,8 +17,6 @@ from heads._published import Published
 from pipelines.training.cells import Cell
 from pipelines.training.settings import Training
 
-FEW_ROWS = 2000
-"""Training rows up to which the optimum of a convex head costs less than the steps that would lead near it."""
 STEPPED = {"lr", "weight_decay", "momentum", "batch_size", "optimizer", "schedule"}
 """What a sweep or a protocol sets of the steps of a cell."""
 
@@ -104,8 +102,12 @@ def problems_of(
 
 
 def converges(cell: Cell, problem: Problem, training: Training, rows: int) -> bool:
-    """Return whether a head with a convex loss ends at its optimum: rows are few, and nothing is said of the steps."""
-    if rows > FEW_ROWS or not training.leaves_steps_open or STEPPED & cell.named.keys():
+    """Return whether a head is solved instead of being trained by steps: rows are few, and nothing is said of the steps."""
+    if (
+        rows > getattr(HEADS.load(cell.head), "CONVERGES", 0)
+        or not training.leaves_steps_open
+        or STEPPED & cell.named.keys()
+    ):
         return False
     return _steps(cell, problem) and not _steps(replace(cell, converge=True), problem)
 

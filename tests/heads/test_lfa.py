@@ -142,3 +142,15 @@ def test_every_option_out_of_range_is_told():
 def test_a_start_that_does_not_exist_is_answered_with_those_that_do():
     with pytest.raises(ConfigError, match="start must be one of auto, ridge, probe, published, got 'zero'"):
         build_head("lfa", spec_of(), {"start": "zero"})
+
+
+def test_where_rows_are_few_it_stays_at_a_ridge_that_prefers_the_deep_layers():
+    parts = batches(widths=LAYERS, rows=24)
+    head = lfa.build(replace(spec_of(widths=LAYERS, standardised_by=parts), converge=True))
+
+    chosen = head.solve(parts)
+
+    assert chosen["depth"] == max(lfa.DEPTHS)
+    assert not any(p.requires_grad for p in head.parameters())
+    first, last = (head.values[place].weight.norm() for place in (0, -1))
+    assert last > 10 * first

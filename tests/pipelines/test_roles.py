@@ -12,7 +12,6 @@ from featurecache.datasets._splits import draw_from
 from featurecache.errors import ConfigError, StoreContentsError
 from featurecache.stores import open_store
 from pipelines._roles import assign_roles, read_store_in_roles
-from pipelines.training.closing import describe_selection, describe_split
 from pipelines.estimator import HeadClassifier
 from pipelines.evaluate import EvaluateConfig
 from pipelines.evaluate import run as evaluate
@@ -25,6 +24,7 @@ from pipelines.run_protocol import run as run_protocol
 from pipelines.train_head import TrainHeadConfig
 from pipelines.train_head import run as train_head
 from pipelines.train_online import run as train_online
+from pipelines.training.closing import describe_selection, describe_split
 from tests.pipelines.online_samples import online
 from tests.pipelines.pictures import pictures, store_of
 from tests.pipelines.stores import made_store
