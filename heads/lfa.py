@@ -30,7 +30,7 @@ PAPER = "Efficient Transfer Learning driven by Layer-wise Features Aggregation (
 CONSUMES = "all"
 LEARNING_RATE = 1e-4
 FITTED = "closed form"
-CONVERGES = 40
+CONVERGES = 32
 
 Start = Literal["auto", "ridge", "probe", "published"]
 
