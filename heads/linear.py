@@ -58,7 +58,7 @@ class Begun(Linear):
         return solve_together([self], batches, validation)[0]
 
 
-class Converged(Begun):
+class LinearOptimum(Begun):
     """The same at the optimum of its penalised loss. Solved, never trained by steps."""
 
     def __init__(self, spec: HeadSpec) -> None:
@@ -75,7 +75,7 @@ def solve_together(
     for numbers in alike([head.inputs for head in solved.values()]):
         group = [list(solved)[number] for number in numbers]
         first = solved[group[0]]
-        if isinstance(first, Converged) and first.spec.task != "regression":
+        if isinstance(first, LinearOptimum) and first.spec.task != "regression":
             (fitted,) = fit_logistic(first.inputs, batches, first.spec, [None], validation=validation)
             weight, bias, facts = fitted.weight, fitted.bias, fitted.facts
         else:
@@ -109,5 +109,5 @@ def build(spec: HeadSpec, *, bias: bool = True, start: Start = "auto") -> Linear
     """
     check((bias or start != "ridge", "start=ridge sets a bias: leave bias=false out, or the start"))
     if start == "auto" and spec.converge and bias:
-        return Converged(spec)
+        return LinearOptimum(spec)
     return Begun(spec) if start == "ridge" else Linear(spec, bias)

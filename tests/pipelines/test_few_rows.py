@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featurecache.datasets import RowTable
+from featurecache.errors import ConfigError
 from featurecache.features import ArraySpec, Header
 from featurecache.stores import create_store
 from pipelines.estimator import HeadClassifier
@@ -190,3 +191,11 @@ def test_a_regression_trained_by_steps_does_not_depend_on_the_unit_of_its_target
     report = train_head(TrainHeadConfig(store=store, out=tmp_path / "run", head=head, **settings))
 
     assert report.record["metrics"]["test"]["r2"]["value"] > 0.7
+
+
+@pytest.mark.parametrize("setting", [{"class_weights": "balanced"}, {"label_smoothing": 0.1}])
+def test_what_changes_the_loss_of_steps_is_refused_for_a_head_that_takes_none(tmp_path, setting):
+    store = made_store(tmp_path / "x.zarr")
+
+    with pytest.raises(ConfigError, match=f"{next(iter(setting))} changes the loss of heads that are trained by steps"):
+        train_head(TrainHeadConfig(store=store, out=tmp_path / "run", head="ridge", quiet=True, **setting))
